@@ -1,0 +1,46 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup lock run check fix test unit acceptance bench
+
+PYTHON ?= python3
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+setup: .venv/.locked ## Make the locked environment (needs only python3)
+.venv/.locked: pyproject.toml requirements.lock
+	@echo "==> making the environment in .venv from requirements.lock (about a minute the first time)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed; {sys.executable} is {v[0]}.{v[1]} (choose another: make PYTHON=python3.12 ...)")'
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	.venv/bin/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+lock: ## Resolve the dependencies anew (for every platform; no download addresses in the file)
+	$(PYTHON) -m venv .lockenv && .lockenv/bin/pip install -q uv
+	.lockenv/bin/uv pip compile pyproject.toml --all-extras --group dev --universal --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+	@echo "hatchling and editables, with which pip builds the package itself, are resolved by pip at set-up"
+
+run: setup ## Run it all on this machine: http://127.0.0.1:8080
+	.venv/bin/dory-orchestrator dev
+
+test: setup ## Every test (embedded PostgreSQL included)
+	.venv/bin/pytest
+
+unit: setup ## Fast tests: no database, no network, no waiting
+	.venv/bin/pytest tests/core tests/loops tests/api --timeout=2
+
+acceptance: setup ## The real service: things killed and frozen
+	.venv/bin/pytest tests/acceptance
+
+check: setup ## Format, lint, import rooms, types (what CI runs)
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/lint-imports
+	.venv/bin/mypy
+
+fix: setup ## Let the tools repair what they can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: setup ## Recorded heartbeats a second, as ratios measured in one run (needs wrk)
+	.venv/bin/python -m benchmarks.heartbeats

@@ -1,0 +1,1 @@
+"""Every decision, as functions of values: no I/O, no clock, no randomness."""

@@ -1,0 +1,241 @@
+"""Every metric name, once.
+
+The first group is documented by the platform and keeps its names and labels. One process
+serves `/metrics`; the samples of the other reach it as a value (`samples`, `absorb`).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_LATENCY_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+_BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+Family = tuple[str, str, str, list[tuple[str, dict[str, str], float]]]
+"""Name, documentation, type, and samples as (name, labels, value)."""
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self, *, process: bool = False) -> None:
+        self.registry = CollectorRegistry()
+        if process:
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
+            GCCollector(registry=self.registry)
+        self._documented()
+        self._our_own()
+
+    def _documented(self) -> None:
+        r = self.registry
+        self.applications = Gauge("dory_applications_total", "Desired processors.", registry=r)
+        self.query_duration = Histogram(
+            "dory_database_query_duration_seconds",
+            "Latency of database statements.",
+            ["query_type"],
+            buckets=_LATENCY_SECONDS,
+            registry=r,
+        )
+        self.connections_active = Gauge(
+            "dory_database_connections_active", "Open database connections.", registry=r
+        )
+        self.database_errors = Counter(
+            "dory_database_errors_total", "Failed database statements.", ["error_type"], registry=r
+        )
+        self.breaker_state = Gauge(
+            "dory_circuit_breaker_state",
+            "0 closed, 1 half-open, 2 open.",
+            ["component"],
+            registry=r,
+        )
+        self.breaker_transitions = Counter(
+            "dory_circuit_breaker_transitions_total",
+            "Changes of state of a circuit breaker.",
+            ["component", "from_state", "to_state"],
+            registry=r,
+        )
+        self.watcher_healthy = Gauge(
+            "dory_config_watcher_healthy", "1 if the configurations were read lately.", registry=r
+        )
+        self.watcher_errors = Counter(
+            "dory_config_watcher_errors_total", "Failed readings of configurations.", registry=r
+        )
+        self.config_changes = Counter(
+            "dory_config_changes_total",
+            "Configurations that changed between two readings.",
+            ["change_type"],
+            registry=r,
+        )
+        self.component_healthy = Gauge(
+            "dory_component_healthy",
+            "1 if the component is healthy, else 0.",
+            ["component"],
+            registry=r,
+        )
+        self.startup_duration = Histogram(
+            "dory_startup_duration_seconds", "From the start of a process to ready.", registry=r
+        )
+        self.shutdown_duration = Histogram(
+            "dory_shutdown_duration_seconds",
+            "From the signal to the end, by part.",
+            ["component"],
+            registry=r,
+        )
+        for error_type in ("connection", "query", "timeout"):
+            self.database_errors.labels(error_type)
+        for change_type in ("added", "removed", "modified"):
+            self.config_changes.labels(change_type)
+
+    def _our_own(self) -> None:
+        r = self.registry
+        self.heartbeats = Counter(
+            "dory_heartbeats_total",
+            "Heartbeats answered 200, by what became of them.",
+            ["outcome"],
+            registry=r,
+        )
+        self.heartbeats_refused = Counter(
+            "dory_heartbeats_refused_total",
+            "Heartbeats answered with an error, by cause.",
+            ["reason"],
+            registry=r,
+        )
+        self.heartbeat_directives = Counter(
+            "dory_heartbeat_directives_total",
+            "Directives given, by the rule that chose them.",
+            ["directive", "reason"],
+            registry=r,
+        )
+        self.heartbeat_queue_depth = Gauge(
+            "dory_heartbeat_queue_depth", "Heartbeats that wait for their batch.", registry=r
+        )
+        self.heartbeat_batch_size = Histogram(
+            "dory_heartbeat_batch_size",
+            "Heartbeats written together.",
+            buckets=_BATCH_SIZES,
+            registry=r,
+        )
+        self.heartbeat_batch_size_max = Gauge(
+            "dory_heartbeat_batch_size_max", "The largest batch since the start.", registry=r
+        )
+        self.heartbeat_batch_duration = Histogram(
+            "dory_heartbeat_batch_duration_seconds",
+            "From a batch's departure to its answer.",
+            buckets=_LATENCY_SECONDS,
+            registry=r,
+        )
+        self.canary_age = Gauge(
+            "dory_canary_age_seconds",
+            "Since the last canary heartbeat that was recorded; -1 before the first.",
+            registry=r,
+        )
+        self.hearing = Gauge(
+            "dory_hearing", "1 if heartbeats reach the database, 0 in a gap of our own.", registry=r
+        )
+        self.gaps = Counter(
+            "dory_hearing_gaps_total", "Gaps in our hearing that ended.", ["cause"], registry=r
+        )
+        self.gap_seconds = Counter(
+            "dory_hearing_gap_seconds_total",
+            "Length of the gaps in our hearing.",
+            ["cause"],
+            registry=r,
+        )
+        self.http_connections = Gauge("dory_http_connections", "Open HTTP connections.", registry=r)
+        self.http_connections_closed = Counter(
+            "dory_http_connections_closed_total",
+            "HTTP connections that the service closed for their behaviour.",
+            ["reason"],
+            registry=r,
+        )
+        self.process_restarts = Counter(
+            "dory_process_restarts_total",
+            "Ends of a supervised process that were not asked for.",
+            ["process"],
+            registry=r,
+        )
+        for outcome in ("recorded", "unrecorded", "locked", "shed", "anonymous"):
+            self.heartbeats.labels(outcome)
+        for reason in ("malformed", "unauthorized", "too_large", "timeout"):
+            self.heartbeats_refused.labels(reason)
+
+    def render(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry)
+
+    def samples(self) -> list[Family]:
+        """Everything counted here, as plain values that another process can absorb."""
+        return [
+            (
+                family.name,
+                family.documentation,
+                family.type,
+                [(s.name, dict(s.labels), s.value) for s in family.samples],
+            )
+            for family in self.registry.collect()
+        ]
+
+
+class MergedRegistry:
+    """This process's metrics and another's, as one exposition without doubled families."""
+
+    def __init__(self, own: Metrics) -> None:
+        self._own = own
+        self._other: list[Family] = []
+
+    def absorb(self, families: list[Family]) -> None:
+        """Replace what is known of the other process."""
+        self._other = families
+
+    def render(self) -> bytes:
+        """The Prometheus text format."""
+        registry = CollectorRegistry()
+        registry.register(_Fixed(self._merge()))
+        return generate_latest(registry)
+
+    def _merge(self) -> Iterator[Metric]:
+        other = {family[0]: family for family in self._other}
+        for own in self._own.registry.collect():
+            if own.name in other:
+                _add(own, other.pop(own.name)[3])
+            yield own
+        for name, documentation, kind, samples in other.values():
+            metric = Metric(name, documentation, kind)
+            for sample_name, labels, value in samples:
+                metric.add_sample(sample_name, labels, value)
+            yield metric
+
+
+def _add(metric: Metric, samples: Iterable[tuple[str, dict[str, str], float]]) -> None:
+    """Counts add up; of two states the worse one stands, so that no trouble is hidden."""
+    places = {(s.name, tuple(sorted(s.labels.items()))): i for i, s in enumerate(metric.samples)}
+    for name, labels, value in samples:
+        place = places.get((name, tuple(sorted(labels.items()))))
+        if place is None:
+            metric.add_sample(name, labels, value)
+            continue
+        before = metric.samples[place]
+        if name.endswith("_created"):
+            merged = min(before.value, value)
+        elif name == "dory_circuit_breaker_state":
+            merged = max(before.value, value)
+        else:
+            merged = before.value + value
+        metric.samples[place] = before._replace(value=merged)
+
+
+class _Fixed(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Any]:
+        return self._metrics
