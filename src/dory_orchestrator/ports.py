@@ -33,6 +33,10 @@ class StoreTimeout(StoreUnavailable):
     """It did not answer in time."""
 
 
+class StoreBusy(StoreError):
+    """Somebody else holds a row that is needed. The database itself is well: try again."""
+
+
 class StoreDataError(StoreError):
     """It refused these very values. Others may be fine."""
 
@@ -158,6 +162,10 @@ class GapStore(Protocol):
 
         Raises StoreUnavailable, StoreDataError.
         """
+        ...
+
+    async def forget_gaps(self, older_than_seconds: float) -> None:
+        """Delete gaps that ended longer ago. Raises StoreUnavailable."""
         ...
 
 

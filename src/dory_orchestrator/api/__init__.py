@@ -1,0 +1,1 @@
+"""HTTP as we serve it: the edge API, probes, metrics and their description."""

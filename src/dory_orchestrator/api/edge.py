@@ -1,0 +1,179 @@
+"""The edge API: heartbeats, registration, decommission.
+
+Source of the rules: http-api-reference, "Edge API".
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from dory_orchestrator.api.asgi import (
+    BodyTooLarge,
+    ClientGone,
+    encode,
+    error_response,
+    json_response,
+    read_body,
+)
+from dory_orchestrator.api.auth import Tokens
+from dory_orchestrator.api.bodies import (
+    BodyError,
+    DecommissionAnswer,
+    DecommissionRequest,
+    EdgeNodeAnswer,
+    EdgeNodeRequest,
+    Heartbeat,
+    HeartbeatAnswer,
+    heartbeat,
+    parse,
+)
+from dory_orchestrator.api.group_commit import HeartbeatRecorder
+from dory_orchestrator.core.node_name import why_not_kubernetes
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import (
+    Beat,
+    EdgeNodeAmbiguous,
+    EdgeNodeNotFound,
+    EdgeNodeRegistration,
+    EdgeNodeStore,
+    RegistrationRefused,
+    StoreDataError,
+    StoreError,
+)
+
+T = TypeVar("T")
+_log = get_logger(__name__)
+_RETRY = {"retry-after": "5"}
+_UNAUTHORIZED = {"www-authenticate": "Bearer"}
+
+
+class EdgeApi:
+    """The three handlers and what they share."""
+
+    def __init__(
+        self,
+        *,
+        recorder: HeartbeatRecorder,
+        nodes: EdgeNodeStore,
+        tokens: Tokens,
+        metrics: Metrics,
+        canary: Beat | None = None,
+    ) -> None:
+        self._recorder = recorder
+        self._nodes = nodes
+        self._tokens = tokens
+        self._metrics = metrics
+        self._canary = canary
+        self._canary_id = str(canary.processor_id) if canary else None
+        self._anonymous = metrics.heartbeats.labels("anonymous")
+
+    async def heartbeat(self, scope: Scope, receive: Receive) -> Response:
+        """Always 200 when the request is sound, whatever the database does."""
+        if not self._tokens.admit(scope):
+            return self._refuse(
+                "unauthorized", 401, "authorization: a valid bearer token is needed"
+            )
+        try:
+            beat = heartbeat(await read_body(scope, receive))
+        except BodyError as error:
+            return self._refuse("malformed", 400, str(error))
+        except BodyTooLarge:
+            self._metrics.heartbeats_refused.labels("too_large").inc()
+            raise
+        except ClientGone:
+            self._metrics.heartbeats_refused.labels("incomplete").inc()
+            raise
+        if not beat.processor_id:
+            self._anonymous.inc()
+            return _heartbeat_answer(True, "continue")
+        answer = await self._recorder.submit(self._beat(beat))
+        return _heartbeat_answer(answer.acknowledged, answer.directive)
+
+    def _beat(self, request: Heartbeat) -> Beat | None:
+        if request.processor_id == self._canary_id:
+            return self._canary
+        try:
+            processor_id = msgspec.convert(request.processor_id, UUID)
+        except msgspec.ValidationError:
+            return None
+        return Beat(processor_id, request.node_id, request.status == "healthy")
+
+    def _refuse(self, reason: str, status: int, text: str) -> Response:
+        self._metrics.heartbeats_refused.labels(reason).inc()
+        return error_response(status, text, _UNAUTHORIZED if status == 401 else None)
+
+    async def register(self, request: Request) -> Response:
+        """201, also for a node that exists already: registering again is a retry."""
+        return await self._change(request, EdgeNodeRequest, self._register)
+
+    async def decommission(self, request: Request) -> Response:
+        """200; an unknown node is 500, as the reference says."""
+        return await self._change(request, DecommissionRequest, self._decommission)
+
+    async def _change(
+        self, request: Request, type_: type[T], act: Callable[[T], Awaitable[Response]]
+    ) -> Response:
+        if not self._tokens.admit(request.scope):
+            return error_response(
+                401, "authorization: a valid bearer token is needed", _UNAUTHORIZED
+            )
+        try:
+            return await act(parse(type_, await read_body(request.scope, request.receive)))
+        except (BodyError, RegistrationRefused, StoreDataError) as error:
+            return error_response(400, str(error))
+        except EdgeNodeAmbiguous as error:
+            return error_response(409, str(error))
+        except EdgeNodeNotFound as error:
+            return error_response(500, str(error))
+        except StoreError as error:
+            _log.warning("an edge node request failed", path=request.url.path, error=str(error))
+            return error_response(503, f"database: {error}", _RETRY)
+
+    async def _register(self, body: EdgeNodeRequest) -> Response:
+        if reason := why_not_kubernetes(body.name):
+            _log.warning(
+                "no Kubernetes node can have the name of this edge node",
+                name=body.name,
+                reason=reason,
+            )
+        node = await self._nodes.register_edge_node(_registration(body))
+        _log.info("edge node registered", name=node.name, organization_id=node.organization_id)
+        return json_response(
+            EdgeNodeAnswer(**{f: getattr(node, f) for f in EdgeNodeAnswer.__struct_fields__}), 201
+        )
+
+    async def _decommission(self, body: DecommissionRequest) -> Response:
+        stopped = await self._nodes.decommission_edge_node(body.node_name, body.organization_id)
+        _log.info("edge node decommissioned", name=body.node_name, apps_stopped=stopped)
+        return json_response(DecommissionAnswer("decommissioned", body.node_name, stopped))
+
+
+def _heartbeat_answer(acknowledged: bool, directive: str) -> Response:
+    return Response(
+        encode(HeartbeatAnswer(acknowledged, time.time(), directive)),
+        media_type="application/json",
+    )
+
+
+def _registration(body: EdgeNodeRequest) -> EdgeNodeRegistration:
+    given = {
+        field
+        for field in ("failover_enabled", "failover_target_node_id")
+        if getattr(body, field) is not UNSET
+    }
+    target = body.failover_target_node_id
+    return EdgeNodeRegistration(
+        name=body.name,
+        organization_id=body.organization_id,
+        failover_enabled=body.failover_enabled is not False,
+        failover_target_node_id=target if isinstance(target, UUID) else None,
+        given=frozenset(given),
+    )

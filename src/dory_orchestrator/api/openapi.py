@@ -1,0 +1,145 @@
+"""`/openapi.json` and `/docs`, generated from the types that the handlers use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.responses import Response
+
+from dory_orchestrator import __version__
+from dory_orchestrator.api.asgi import encode
+from dory_orchestrator.api.bodies import ErrorAnswer
+
+_ERROR_TEXT = {
+    400: "The body is not what it must be; the error names the field.",
+    401: "A bearer token is needed, and this is none.",
+    408: "The request took too long to arrive.",
+    409: "The name stands in several organizations.",
+    413: "The body is larger than 64 KiB.",
+    431: "The headers are larger than 32 KiB.",
+    500: "No edge node has this name.",
+    503: "The database does not answer; try again.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What one path does with one method, as far as it is described."""
+
+    method: str
+    path: str
+    summary: str
+    description: str
+    answers: dict[int, Any]
+    request: Any = None
+    errors: Sequence[int] = ()
+    media_type: str = "application/json"
+    secured: bool = False
+    headers: dict[int, dict[str, str]] = field(default_factory=dict)
+
+
+def describe(operations: Sequence[Operation]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    types = [ErrorAnswer]
+    for operation in operations:
+        types += [t for t in (operation.request, *operation.answers.values()) if _is_type(t)]
+    unique = list(dict.fromkeys(types))
+    schemas, components = msgspec.json.schema_components(
+        unique, ref_template="#/components/schemas/{name}"
+    )
+    by_type = dict(zip(unique, schemas, strict=True))
+    paths: dict[str, Any] = {}
+    for operation in operations:
+        described = _operation(operation, by_type)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = described
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Dory Orchestrator",
+            "version": __version__,
+            "description": "Keeps stateful processors alive across edge and cloud.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "stateToken": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "DORY_STATE_TOKEN, when one is set.",
+                }
+            },
+        },
+    }
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, type) and value is not str
+
+
+def _operation(operation: Operation, by_type: dict[Any, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "description": operation.description,
+        "operationId": operation.summary.lower().replace(" ", "_"),
+        "responses": {
+            str(status): {
+                "description": "The answer.",
+                "content": _content(operation.media_type, by_type.get(type_, {"type": "string"})),
+            }
+            for status, type_ in operation.answers.items()
+        },
+    }
+    for status in operation.errors:
+        described["responses"][str(status)] = {
+            "description": _ERROR_TEXT[status],
+            "content": _content("application/json", by_type[ErrorAnswer]),
+        }
+    if operation.request is not None:
+        described["requestBody"] = {
+            "required": True,
+            "content": _content("application/json", by_type[operation.request]),
+        }
+    if operation.secured:
+        # Either with the token or, when none is set, without.
+        described["security"] = [{"stateToken": []}, {}]
+    return described
+
+
+def _content(media_type: str, schema: Any) -> dict[str, Any]:
+    return {media_type: {"schema": schema}}
+
+
+# Nothing on the page comes from elsewhere, and nothing may.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def document_response(document: dict[str, Any]) -> Response:
+    """`/openapi.json`."""
+    return Response(encode(document), media_type="application/json")
+
+
+def page_response(document: dict[str, Any]) -> Response:
+    """`/docs`: the document as a page to read, without scripts or a network."""
+    environment = Environment(
+        loader=PackageLoader("dory_orchestrator.api"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["name"] = lambda ref: ref.rsplit("/", 1)[-1]
+    environment.filters["kind"] = _kind
+    page = environment.get_template("docs.html").render(document=document)
+    return Response(page, media_type="text/html", headers={"content-security-policy": _POLICY})
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """A property's type in a few words."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    if "anyOf" in schema:
+        return " or ".join(_kind(option) for option in schema["anyOf"])
+    kind = str(schema.get("format") or schema.get("type", "any"))
+    if "additionalProperties" in schema:
+        return f"object of {_kind(schema['additionalProperties'])}"
+    return kind

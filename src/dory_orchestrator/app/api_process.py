@@ -1,0 +1,196 @@
+"""The process that hears heartbeats and serves everything else over HTTP."""
+
+import asyncio
+import gc
+import time
+import uuid
+
+from prometheus_client import Counter
+
+from dory_orchestrator.api.auth import Tokens
+from dory_orchestrator.api.edge import EdgeApi
+from dory_orchestrator.api.group_commit import GroupCommitLimits, HeartbeatRecorder
+from dory_orchestrator.api.health import Health, database_check
+from dory_orchestrator.api.protocol import Connections
+from dory_orchestrator.api.server import Server, allow_connections, make_server, url_of
+from dory_orchestrator.api.service import build
+from dory_orchestrator.app.child import Inheritance, Lifetime, open_store, until, wait_for_schema
+from dory_orchestrator.core.model import ComponentHealth, HealthStatus
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.canary import Canary, Counts
+from dory_orchestrator.loops.report import Blackboard, Report
+from dory_orchestrator.metrics import MergedRegistry, Metrics
+from dory_orchestrator.ports import Beat
+from dory_orchestrator.settings import Settings
+from dory_orchestrator.store.postgres import PostgresStore
+
+_log = get_logger(__name__)
+_REPORT_SECONDS_MAX = 5.0
+_CHECK_SECONDS = 5.0
+_DRAIN_SECONDS = 2.5
+
+
+class ControlReports:
+    """What the control process last said, and how long ago."""
+
+    def __init__(self, board: Blackboard, merged: MergedRegistry) -> None:
+        self._board = board
+        self._merged = merged
+        self._last: Report | None = None
+
+    def refresh(self) -> None:
+        """Read the board; a half-written report leaves the one before in place."""
+        self._last = self._board.read() or self._last
+        if self._last is not None:
+            self._merged.absorb(self._last.families)
+
+    async def watcher(self) -> ComponentHealth:
+        """The component `watcher`: unhealthy too when nobody tells of it."""
+        self.refresh()
+        if self._last is None:
+            return ComponentHealth(HealthStatus.UNHEALTHY, "the control process has not reported")
+        age = time.monotonic() - self._last.written_at
+        if age > _REPORT_SECONDS_MAX:
+            return ComponentHealth(
+                HealthStatus.UNHEALTHY, f"the control process reported {age:.0f} s ago"
+            )
+        reported = self._last.components["watcher"]
+        return ComponentHealth(HealthStatus(reported.status), reported.message)
+
+
+class ApiProcess:
+    """Everything in it, joined."""
+
+    def __init__(self, settings: Settings, board: Blackboard | None, url: str) -> None:
+        self.settings = settings
+        self.metrics = Metrics(process=True)
+        self.merged = MergedRegistry(self.metrics)
+        self.store: PostgresStore = open_store(settings, self.metrics, "api")
+        # Made anew at each start, and known to nobody: a client cannot pose as the canary.
+        canary_beat = Beat(uuid.uuid4(), "", True)
+        self.recorder = HeartbeatRecorder(
+            self.store,
+            metrics=self.metrics,
+            limits=GroupCommitLimits(
+                answer_seconds=settings.heartbeat_timeout,
+                queue_size=settings.heartbeat_queue_size,
+                batch_size=settings.heartbeat_batch_size,
+            ),
+            canary=canary_beat,
+        )
+        tokens = accepted_tokens(settings)
+        self.canary = Canary(
+            url=url,
+            processor_id=str(canary_beat.processor_id),
+            token=tokens[0] if tokens else None,
+            counts=lambda: counts(self.metrics),
+            store=self.store,
+            metrics=self.metrics,
+        )
+        self.health = Health(self.metrics)
+        self.reports = ControlReports(board, self.merged) if board is not None else None
+        self._add_checks()
+        self.server = self._make_server(Tokens(tokens), canary_beat)
+
+    def _add_checks(self) -> None:
+        self.health.add("database", database_check(self.store), readiness=True)
+        if self.reports is not None:
+            self.health.add("watcher", self.reports.watcher)
+
+        async def heartbeats() -> ComponentHealth:
+            return self.canary.health()
+
+        self.health.add("heartbeats", heartbeats)
+
+    def _make_server(self, tokens: Tokens, canary_beat: Beat) -> Server:
+        if tokens.open:
+            _log.warning("the edge API is open to everyone: DORY_STATE_TOKEN is not set")
+        edge = EdgeApi(
+            recorder=self.recorder,
+            nodes=self.store,
+            tokens=tokens,
+            metrics=self.metrics,
+            canary=canary_beat,
+        )
+        app = build(health=self.health, render_metrics=self.render_metrics, edge=edge)
+        shared = Connections(
+            metrics=self.metrics,
+            connections_max=allow_connections(self.settings.http_connections),
+            read_seconds=self.settings.http_read_timeout,
+        )
+        return make_server(app, shared=shared, keep_alive_seconds=self.settings.http_keep_alive)
+
+    def render_metrics(self) -> bytes:
+        """Both processes' metrics as one text."""
+        if self.reports is not None:
+            self.reports.refresh()
+        return self.merged.render()
+
+    async def set_up(self, lifetime: Lifetime) -> None:
+        """Ready once the database is there and fits."""
+        await wait_for_schema(self.store, self.health.mark_not_ready)
+        if not lifetime.ending.is_set():
+            self.health.mark_ready()
+        self.metrics.startup_duration.observe(time.monotonic() - lifetime.began_at)
+        _log.info("ready", process="api")
+
+    async def keep_checking(self) -> None:
+        """So that metrics tell of the components also when nobody probes."""
+        while True:
+            await self.health.check()
+            await asyncio.sleep(_CHECK_SECONDS)
+
+
+def accepted_tokens(settings: Settings) -> list[str]:
+    """The present token first, then the previous one."""
+    tokens = (settings.state_token, settings.state_token_previous)
+    return [token.get_secret_value() for token in tokens if token is not None]
+
+
+def counts(metrics: Metrics) -> Counts:
+    """Heartbeats refused and heard since the start."""
+    shed = metrics.registry.get_sample_value("dory_heartbeats_total", {"outcome": "shed"}) or 0.0
+    return Counts(
+        refused=_total(metrics.heartbeats_refused) + shed, heard=_total(metrics.heartbeats) - shed
+    )
+
+
+def _total(counter: Counter) -> float:
+    return sum(
+        sample.value
+        for family in counter.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    )
+
+
+async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
+    """Serve until the lifetime ends; then answer, write and close, in this order."""
+    settings = Settings.from_json(inheritance.settings)
+    sock = inheritance.listening_socket()
+    board = None if inheritance.board_fd is None else Blackboard(inheritance.board_fd)
+    process = ApiProcess(settings, board, url_of(sock))
+    process.metrics.process_restarts.labels("api").inc(inheritance.restarts)
+    # What was made until now lives as long as the process: no need to look through it.
+    gc.freeze()
+    async with asyncio.TaskGroup() as group:
+        recording = group.create_task(process.recorder.run())
+        serving = group.create_task(process.server.serve(sockets=[sock]))
+        await until(
+            lifetime.ending,
+            process.set_up(lifetime),
+            process.canary.run(),
+            process.keep_checking(),
+        )
+        # Not ready at once; what is on its way by then is still answered.
+        process.health.mark_not_ready("shutting down")
+        await asyncio.sleep(0.0 if lifetime.orphaned else settings.shutdown_delay)
+        with process.metrics.shutdown_duration.labels("http").time():
+            process.server.should_exit = True
+            await serving
+        with process.metrics.shutdown_duration.labels("heartbeats").time():
+            process.recorder.close()
+            await asyncio.wait({recording}, timeout=_DRAIN_SECONDS)
+            recording.cancel()
+    await process.store.close()
+    _log.info("stopped", process="api")

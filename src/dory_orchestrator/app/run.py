@@ -1,0 +1,82 @@
+"""`run`: the supervised processes on a database that is already there."""
+
+import asyncio
+import os
+import socket
+import tempfile
+
+import msgspec
+
+from dory_orchestrator.api.server import listen, url_of
+from dory_orchestrator.app.child import Inheritance
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.supervise import ChildProcess, Signals, supervise
+from dory_orchestrator.settings import Settings
+
+_log = get_logger(__name__)
+_MODULE = "dory_orchestrator.app.child"
+
+
+def run(settings: Settings) -> int:
+    """Run until told to stop; returns the exit code."""
+    sock = open_port(settings)
+    if sock is None:
+        return 1
+    with sock:
+        return asyncio.run(_run(settings, sock))
+
+
+def open_port(settings: Settings) -> socket.socket | None:
+    """Listen, or say why not."""
+    try:
+        return listen(settings.metrics_address, settings.metrics_port)
+    except OSError as error:
+        _log.error(
+            "the port cannot be opened",
+            address=settings.metrics_address,
+            port=settings.metrics_port,
+            error=error.strerror or str(error),
+        )
+        return None
+
+
+async def _run(settings: Settings, sock: socket.socket) -> int:
+    signals = Signals()
+    signals.listen()
+    return await serve(settings, sock, signals)
+
+
+async def serve(settings: Settings, sock: socket.socket, signals: Signals) -> int:
+    """Keep the processes of the role running; returns the exit code."""
+    _log.info("listening", url=url_of(sock), role=settings.role)
+    with tempfile.TemporaryFile() as board:
+        children = _children(settings, sock.fileno(), board.fileno())
+        return await supervise(children, signals)
+
+
+def _children(settings: Settings, listen_fd: int, board_fd: int) -> list[ChildProcess]:
+    names = ("api", "control") if settings.role == "all" else (settings.role,)
+    both = len(names) == 2
+    return [
+        _child(name, settings, listen_fd if name == names[0] else None, board_fd if both else None)
+        for name in names
+    ]
+
+
+def _child(
+    name: str, settings: Settings, listen_fd: int | None, board_fd: int | None
+) -> ChildProcess:
+    for fd in (listen_fd, board_fd):
+        if fd is not None:
+            os.set_inheritable(fd, True)
+
+    def payload(restarts: int) -> bytes:
+        return msgspec.json.encode(Inheritance(settings.to_json(), listen_fd, board_fd, restarts))
+
+    return ChildProcess(
+        name,
+        _MODULE,
+        [name],
+        payload,
+        [fd for fd in (listen_fd, board_fd) if fd is not None],
+    )

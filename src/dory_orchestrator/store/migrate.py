@@ -1,0 +1,355 @@
+"""Bring a database to what this version needs, or say why it is not.
+
+`upgrade` and `current` block and start an event loop of their own: call them in a thread.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import NullPool, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.ports import (
+    SchemaError,
+    StoreBusy,
+    StoreError,
+    StoreTimeout,
+    StoreUnavailable,
+)
+from dory_orchestrator.store import platform_tables
+from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
+
+Connection = Any
+"""An asyncpg connection, or a proxy of one that a pool handed out."""
+
+SCHEMA = "orchestrator"
+_log = get_logger(__name__)
+_UPGRADE_HINT = 'run "dory-orchestrator db upgrade"'
+_UNREADABLE_URL = (
+    "the database URL cannot be read: special characters in its parts must be percent-encoded"
+)
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_SERVER_MAJOR_MIN = 14
+_CONNECT_SECONDS = 10.0
+_LOCK_MILLISECONDS = 10_000
+_STATEMENT_MILLISECONDS = 300_000
+# Later than the server's own limit: only a server that is itself stuck is given up here.
+_COMMAND_SECONDS = 310.0
+
+WAKING_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "edge_nodes": ("status", "failover_enabled", "failover_target_node_id"),
+    "edge_node_apps": ("status", "edge_node_id", "processor_id"),
+    "processors": (
+        "id",
+        "organization_id",
+        "name",
+        "processor_template_id",
+        "sensor_id",
+        "node_type",
+        "k8s_namespace",
+        "status",
+    ),
+    "processor_templates": ("slug", "name"),
+    "processor_template_versions": (
+        "processor_template_id",
+        "version",
+        "image_uri",
+        "digest",
+        "is_active",
+        "runtime_config_template",
+    ),
+    "sensors": ("name", "location_point", "config"),
+}
+"""The columns whose change may change what is desired. A heartbeat writes none of them."""
+
+_LIMIT = "SELECT set_config($1, $2, true)"
+"""A setting for this transaction."""
+
+# Two numbers that nobody else uses: "dory", "schm".
+_ADVISORY_LOCK = "SELECT pg_advisory_xact_lock(1685025401, 1935894637)"
+# Without our own schema: to a role named `orchestrator`, "$user" makes it the default one.
+_SEARCH_PATH = """
+SELECT string_agg(quote_ident(name), ', ' ORDER BY ordinal)
+FROM unnest(current_schemas(false)) WITH ORDINALITY AS s (name, ordinal)
+WHERE name <> 'orchestrator'
+"""
+_RIGHTS = """
+SELECT
+    quote_ident(current_user) AS role,
+    quote_ident(current_database()) AS database,
+    quote_ident(current_schema()) AS schema,
+    has_schema_privilege(current_schema(), 'CREATE') AS may_create_tables,
+    has_database_privilege(current_database(), 'CREATE') AS may_create_schema,
+    (
+        SELECT has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE')
+        FROM pg_namespace WHERE nspname = 'orchestrator'
+    ) AS may_create_in_ours
+"""
+_REVISION = "SELECT version_num FROM orchestrator.alembic_version"
+# Not by to_regclass: it fails in a schema that may not be used.
+_HAS_REVISION = """
+SELECT EXISTS (
+    SELECT FROM pg_class
+    WHERE relname = 'alembic_version' AND relnamespace::regnamespace::text = 'orchestrator'
+)
+"""
+_HAS_SCHEMA = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'orchestrator')"
+# 60: a statement trigger after INSERT, DELETE, UPDATE and TRUNCATE.
+_TRIGGER = """
+SELECT
+    c.oid::regclass::text AS table,
+    quote_ident(current_user) AS role,
+    has_table_privilege(c.oid, 'TRIGGER') AS allowed,
+    ARRAY(
+        SELECT a.attname::text FROM pg_trigger t
+        JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr)
+        WHERE t.tgrelid = c.oid AND t.tgname = 'orchestrator_changed' AND t.tgtype = 60
+            AND t.tgfoid = 'orchestrator.notify_changed()'::regprocedure
+    ) AS columns
+FROM pg_class c WHERE c.oid = to_regclass($1)
+"""
+
+
+def upgrade(dsn: str) -> None:
+    """Bring the database to this version, in one transaction; two at once are safe.
+
+    Existing tables of the platform are checked first and never changed, but for the triggers
+    that wake us, where the role may create them. Raises SchemaError, StoreUnavailable, and
+    StoreError naming the right that is missing.
+    """
+    with _as_store_errors():
+        asyncio.run(_upgrade(dsn))
+
+
+def current(dsn: str) -> tuple[str | None, str]:
+    """The revision in the database, None before the first, and the one that is needed.
+
+    Raises StoreUnavailable, StoreError.
+    """
+    with _as_store_errors():
+        return asyncio.run(_current(dsn)), _head()
+
+
+async def verify(connection: Connection) -> None:
+    """Return if the database is what this version needs; nothing is changed.
+
+    Raises SchemaError; driver errors come out as they are.
+    """
+    try:
+        revision = await _revision(connection)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise SchemaError(
+            f"the schema {SCHEMA} cannot be read ({error}): "
+            "grant the role the rights that the documentation lists"
+        ) from error
+    if revision != _head():
+        _refuse_newer(revision)
+        raise SchemaError(
+            f"the database is at revision {revision or 'none'}, needed is {_head()}: "
+            f"{_UPGRADE_HINT}"
+        )
+    await platform_tables.check(connection)
+
+
+async def _upgrade(dsn: str) -> None:
+    async def connect() -> Connection:
+        return await _connect(dsn)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT 1"))  # now the transaction has begun
+            driver = (await connection.get_raw_connection()).driver_connection
+            await _take_turn(driver)
+            await platform_tables.check(driver, missing_allowed=True)
+            await _migrate(connection, driver)
+            await platform_tables.check(driver)
+            await _install_triggers(driver)
+    finally:
+        await engine.dispose()
+
+
+async def _take_turn(driver: Connection) -> None:
+    """Bound every wait; then wait for another upgrade, longer than for a lock on a table."""
+    if (version := driver.get_server_version()).major < _SERVER_MAJOR_MIN:
+        raise SchemaError(f"PostgreSQL {_SERVER_MAJOR_MIN} is needed, this is {version.major}")
+    await driver.execute(_LIMIT, "statement_timeout", str(_STATEMENT_MILLISECONDS))
+    await driver.execute(_LIMIT, "lock_timeout", "0")
+    await driver.execute(_ADVISORY_LOCK)
+    await driver.execute(_LIMIT, "lock_timeout", str(_LOCK_MILLISECONDS))
+    if (search_path := await driver.fetchval(_SEARCH_PATH)) is not None:
+        await driver.execute(_LIMIT, "search_path", search_path)
+
+
+async def _migrate(connection: AsyncConnection, driver: Connection) -> None:
+    revision = await _revision(driver)
+    if revision == _head():
+        return
+    _refuse_newer(revision)
+    await _check_rights(driver)
+    if not await driver.fetchval(_HAS_SCHEMA):
+        await driver.execute(f"CREATE SCHEMA {SCHEMA}")
+    await connection.run_sync(_run_migrations)
+
+
+def _run_migrations(connection: SyncConnection) -> None:
+    config = _alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+async def _check_rights(driver: Connection) -> None:
+    """Raise StoreError with the statement that grants what is missing."""
+    rights = await driver.fetchrow(_RIGHTS)
+    missing = ", ".join(await platform_tables.missing(driver))
+    needed: list[tuple[str, str]] = []
+    if missing and rights["schema"] is None:
+        raise StoreError(f"no schema for the missing tables {missing}: see search_path")
+    if missing and not rights["may_create_tables"]:
+        needed.append(
+            (f"create the missing tables {missing}", f"CREATE ON SCHEMA {rights['schema']}")
+        )
+    if rights["may_create_in_ours"] is None and not rights["may_create_schema"]:
+        needed.append((f"create the schema {SCHEMA}", f"CREATE ON DATABASE {rights['database']}"))
+    if rights["may_create_in_ours"] is False:
+        needed.append(
+            (f"create tables in the schema {SCHEMA}", f"USAGE, CREATE ON SCHEMA {SCHEMA}")
+        )
+    if needed:
+        role = rights["role"]
+        acts = " and ".join(f"may not {act}" for act, _ in needed)
+        grants = "; ".join(f"GRANT {grant} TO {role}" for _, grant in needed)
+        raise StoreError(f"the role {role} {acts}: {grants}")
+
+
+async def _install_triggers(driver: Connection) -> None:
+    """Create the triggers that are missing or outdated, where the role may.
+
+    One that is as it should be is left alone: replacing it would lock the table.
+    """
+    for table, columns in WAKING_COLUMNS.items():
+        found = await driver.fetchrow(_TRIGGER, table)
+        if set(found["columns"]) == set(columns):
+            continue
+        if found["allowed"]:
+            await driver.execute(_trigger_statement(found["table"], columns))
+            continue
+        _log.warning(
+            "changes of a table are noticed by polling alone: the trigger may not be created",
+            table=found["table"],
+            remedy=f"GRANT TRIGGER ON {found['table']} TO {found['role']}; {_UPGRADE_HINT}",
+        )
+
+
+def _trigger_statement(table: str, columns: Iterable[str]) -> str:
+    return f"""
+        CREATE OR REPLACE TRIGGER orchestrator_changed
+        AFTER INSERT OR DELETE OR TRUNCATE OR UPDATE OF {", ".join(columns)}
+        ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.notify_changed()
+    """
+
+
+async def _current(dsn: str) -> str | None:
+    connection = await _connect(dsn)
+    try:
+        return await _revision(connection)
+    finally:
+        await connection.close(timeout=_CONNECT_SECONDS)
+
+
+async def _revision(connection: Connection) -> str | None:
+    if not await connection.fetchval(_HAS_REVISION):
+        return None
+    revision: str | None = await connection.fetchval(_REVISION)
+    return revision
+
+
+def _refuse_newer(revision: str | None) -> None:
+    known = {script.revision for script in _scripts().walk_revisions()}
+    if revision is not None and revision not in known:
+        raise SchemaError(
+            f"the database is newer than this program: it is at revision {revision}, "
+            f"which is not known here ({_head()} is the newest)"
+        )
+
+
+def _head() -> str:
+    head = _scripts().get_current_head()
+    if head is None:
+        raise StoreError(f"no migrations in {_MIGRATIONS}")
+    return head
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_alembic_config())
+
+
+def _alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+async def _connect(dsn: str) -> Connection:
+    """Connect within 10 s. No part of the URL but host and database reaches a message.
+
+    Raises StoreUnavailable.
+    """
+    try:
+        place = _place(dsn)
+        try:
+            return await asyncpg.connect(
+                dsn, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS
+            )
+        except asyncpg.ClientConfigurationError as error:
+            raise StoreUnavailable(f"the database URL is not usable: {error}") from error
+        except DRIVER_ERRORS as error:
+            kind = StoreTimeout if isinstance(error, TimeoutError) else StoreUnavailable
+            raise kind(f"cannot connect to {place}: {translate(error)}") from error
+    except ValueError:
+        # Its text may quote a piece of the password.
+        raise StoreUnavailable(_UNREADABLE_URL) from None
+
+
+def _place(dsn: str) -> str:
+    """Database and host of a URL. Raises StoreUnavailable if its password is not quoted and
+    would be taken for one of them.
+    """
+    parts = urlsplit(dsn)
+    if "@" in parts.path + parts.fragment:
+        raise StoreUnavailable(_UNREADABLE_URL)
+    if "@" in parts.query:
+        return "the database"
+    host = parts.netloc.rpartition("@")[2] or ", ".join(parse_qs(parts.query).get("host", ()))
+    return f"the database {parts.path.lstrip('/') or '(default)'} at {host or '(default)'}"
+
+
+@contextmanager
+def _as_store_errors() -> Iterator[None]:
+    """Driver errors, also those that SQLAlchemy has wrapped, become StoreErrors."""
+    try:
+        yield
+    except DBAPIError as error:
+        wrapped = error.orig.__cause__ if error.orig else None
+        if isinstance(wrapped, DRIVER_ERRORS):
+            raise _explained(translate(wrapped)) from error
+        raise StoreError(f"the migration failed: {error}") from error
+    except DRIVER_ERRORS as error:
+        raise _explained(translate(error)) from error
+
+
+def _explained(error: StoreError) -> StoreError:
+    if isinstance(error, StoreBusy):
+        return StoreBusy(f"{error}: another session holds a lock on a table; nothing was changed")
+    return error

@@ -1,0 +1,327 @@
+"""The Store over PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from dory_orchestrator.core.breaker import BreakerLimits
+from dory_orchestrator.core.directive import ENDED, NOT_FOUND, BeatFacts
+from dory_orchestrator.core.model import ProcessorConfig, TemplateVersion
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import (
+    Beat,
+    EdgeNode,
+    EdgeNodeAmbiguous,
+    EdgeNodeNotFound,
+    EdgeNodeRegistration,
+    RegistrationRefused,
+    StoreDataError,
+    StoreUnavailable,
+)
+from dory_orchestrator.store.connections import Connection, Guard, Pool
+from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
+from dory_orchestrator.store.migrate import verify
+from dory_orchestrator.store.queries import QUERIES
+
+CHANNEL = "orchestrator_changed"
+_CONNECT_SECONDS = 2.0
+_LOCK_WAIT_MILLISECONDS = "1000"
+
+
+class PostgresStore:
+    """One database, one process's view of it.
+
+    Heartbeats have a connection of their own, so that nothing else can hold them up.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        metrics: Metrics,
+        pool_size: int,
+        timeout_seconds: float,
+        canary_gap_seconds: float = 3.0,
+        breaker: BreakerLimits | None = None,
+        role: str = "all",
+    ) -> None:
+        self._dsn = dsn
+        self._timeout_seconds = timeout_seconds
+        self._canary_gap_seconds = canary_gap_seconds
+        guard = Guard(metrics, breaker)
+        name = f"dory-orchestrator {role}"
+        self._guard = guard
+        self._beats = Pool(dsn, size=1, guard=guard, application_name=f"{name} heartbeats")
+        self._others = Pool(dsn, size=pool_size, guard=guard, application_name=name)
+        self._listeners = 0
+        metrics.connections_active.set_function(self._open_connections)
+
+    def _open_connections(self) -> float:
+        return self._beats.open_connections + self._others.open_connections + self._listeners
+
+    async def close(self) -> None:
+        """Close every connection, within about a second."""
+        await asyncio.gather(self._beats.close(), self._others.close())
+
+    async def verify_schema(self) -> None:
+        """Raise SchemaError unless the database is what this version needs; StoreUnavailable."""
+        await self._others.run("verify_schema", verify, timeout_seconds=10.0)
+
+    async def ping(self, timeout_seconds: float) -> None:
+        """See HealthStore."""
+
+        async def work(connection: Connection) -> None:
+            in_recovery, read_only = await connection.fetchrow(QUERIES["ping"])
+            if in_recovery or read_only:
+                raise StoreUnavailable("the database is read-only")
+
+        await self._others.run("ping", work, timeout_seconds=timeout_seconds)
+
+    # Heartbeats
+
+    async def record_heartbeats(
+        self, beats: Sequence[Beat], *, canary: bool, timeout_seconds: float
+    ) -> list[BeatFacts]:
+        """See HeartbeatStore. A deadlock is tried once more."""
+
+        async def work(connection: Connection) -> list[Any]:
+            try:
+                return await record(connection)
+            except asyncpg.DeadlockDetectedError:
+                return await record(connection)
+
+        async def record(connection: Connection) -> list[Any]:
+            rows: list[Any] = await connection.fetch(
+                QUERIES["record_heartbeats"],
+                [beat[0] for beat in beats],
+                [beat[1] for beat in beats],
+                [beat[2] for beat in beats],
+                canary,
+                self._canary_gap_seconds,
+            )
+            return rows
+
+        rows = await self._beats.run("record_heartbeats", work, timeout_seconds=timeout_seconds)
+        return _facts(rows, len(beats))
+
+    async def extend_gap(self, cause: str, since_seconds: float) -> None:
+        """See GapStore."""
+        await self._execute("extend_gap", cause, since_seconds)
+
+    async def forget_gaps(self, older_than_seconds: float) -> None:
+        """See GapStore."""
+        await self._execute("forget_gaps", older_than_seconds)
+
+    async def _execute(self, query: str, *arguments: object) -> None:
+        async def work(connection: Connection) -> None:
+            await connection.execute(QUERIES[query], *arguments)
+
+        await self._others.run(query, work, timeout_seconds=self._timeout_seconds)
+
+    # Edge nodes
+
+    async def register_edge_node(self, registration: EdgeNodeRegistration) -> EdgeNode:
+        """See EdgeNodeStore. A row that the portal inserted in between is found the second time."""
+        try:
+            return await self._register(registration)
+        except StoreDataError as error:
+            if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+                raise
+            return await self._register(registration)
+
+    async def _register(self, registration: EdgeNodeRegistration) -> EdgeNode:
+        async def work(connection: Connection) -> EdgeNode:
+            async with connection.transaction():
+                await connection.execute(QUERIES["limit_lock_waits"], _LOCK_WAIT_MILLISECONDS)
+                organization = registration.organization_id
+                await connection.execute(QUERIES["lock_organization"], str(organization))
+                found = await connection.fetchrow(
+                    QUERIES["find_edge_node"], organization, registration.name
+                )
+                await _check_failover_target(connection, registration, found)
+                return await _write_edge_node(connection, registration, found)
+
+        return await self._others.run(
+            "register_edge_node", work, timeout_seconds=self._timeout_seconds
+        )
+
+    async def decommission_edge_node(self, name: str, organization_id: UUID | None) -> int:
+        """See EdgeNodeStore. All in one transaction."""
+
+        async def work(connection: Connection) -> int:
+            async with connection.transaction():
+                await connection.execute(QUERIES["limit_lock_waits"], _LOCK_WAIT_MILLISECONDS)
+                nodes = await connection.fetch(
+                    QUERIES["find_edge_nodes_by_name"], name, organization_id
+                )
+                ids = _of_one_organization(nodes, name)
+                stopped: int = await connection.fetchval(QUERIES["stop_edge_node_apps"], ids)
+                await connection.execute(QUERIES["decommission_edge_nodes"], ids)
+                await connection.execute(QUERIES["cordon_edge_nodes"], ids, "decommissioned")
+                return stopped
+
+        return await self._others.run(
+            "decommission_edge_node", work, timeout_seconds=self._timeout_seconds
+        )
+
+    # Configurations
+
+    async def list_processor_configs(self) -> Mapping[UUID, ProcessorConfig]:
+        """See ConfigStore. Both statements read one snapshot of the database."""
+
+        async def work(connection: Connection) -> tuple[list[Any], list[Any]]:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                versions = await connection.fetch(QUERIES["list_active_versions"])
+                return versions, await connection.fetch(QUERIES["list_processor_configs"])
+
+        versions, rows = await self._others.run(
+            "list_configs", work, timeout_seconds=max(10.0, self._timeout_seconds)
+        )
+        return _configs({row["id"]: _version(row) for row in versions}, rows)
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[None]]:
+        """See ConfigStore. A connection of its own: LISTEN holds it."""
+        changed = asyncio.Event()
+        try:
+            connection = await asyncpg.connect(
+                self._dsn,
+                timeout=_CONNECT_SECONDS,
+                server_settings={"application_name": "dory-orchestrator listener"},
+            )
+        except DRIVER_ERRORS as error:
+            raise translate(error) from error
+        self._listeners += 1
+        try:
+            connection.add_termination_listener(lambda _connection: changed.set())
+            await _listen(connection, changed)
+            yield _wakes(connection, changed)
+        finally:
+            self._listeners -= 1
+            connection.terminate()
+
+
+async def _listen(connection: Connection, changed: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await connection.add_listener(CHANNEL, lambda *_: changed.set())
+    except DRIVER_ERRORS as error:
+        raise translate(error) from error
+
+
+async def _wakes(connection: Connection, changed: asyncio.Event) -> AsyncIterator[None]:
+    while True:
+        await changed.wait()
+        changed.clear()
+        if connection.is_closed():
+            raise StoreUnavailable("the connection that listens for changes was lost")
+        yield
+
+
+def _facts(rows: Sequence[Any], count: int) -> list[BeatFacts]:
+    facts = [NOT_FOUND] * count
+    for ordinal, status, recorded, left, owner, ready, _ in rows:
+        place = ordinal - 1
+        before = facts[place]
+        if before.found and before.status not in ENDED:
+            # A table without a key may hold the id twice: the row that keeps it alive counts.
+            continue
+        facts[place] = BeatFacts(True, recorded, status or "", left, owner, ready)
+    return facts
+
+
+async def _check_failover_target(
+    connection: Connection, registration: EdgeNodeRegistration, found: Any
+) -> None:
+    target = registration.failover_target_node_id
+    if target is None:
+        return
+    rows = await connection.fetch(QUERIES["failover_chain"], registration.organization_id, target)
+    chain = {row["id"] for row in rows}
+    if target not in chain:
+        raise RegistrationRefused(
+            "failover_target_node_id: no edge node of this organization has this id"
+        )
+    if found is not None and found["id"] == target:
+        raise RegistrationRefused("failover_target_node_id: a node cannot be its own target")
+    if found is not None and found["id"] in chain:
+        raise RegistrationRefused("failover_target_node_id: the targets would form a cycle")
+
+
+async def _write_edge_node(
+    connection: Connection, registration: EdgeNodeRegistration, found: Any
+) -> EdgeNode:
+    if found is None:
+        row = await connection.fetchrow(
+            QUERIES["insert_edge_node"],
+            registration.organization_id,
+            registration.name,
+            registration.failover_enabled,
+            registration.failover_target_node_id,
+        )
+        return EdgeNode(**row)
+    if found["status"] == "decommissioned":
+        # It comes back without work: an operator decides when it is trusted again.
+        await connection.execute(QUERIES["cordon_edge_nodes"], [found["id"]], "decommissioned")
+    row = await connection.fetchrow(
+        QUERIES["bring_edge_node_online"],
+        found["id"],
+        "failover_enabled" in registration.given,
+        registration.failover_enabled,
+        "failover_target_node_id" in registration.given,
+        registration.failover_target_node_id,
+    )
+    return EdgeNode(**row)
+
+
+def _of_one_organization(nodes: Sequence[Any], name: str) -> list[UUID]:
+    if not nodes:
+        raise EdgeNodeNotFound(f"node_name: no edge node is called {name!r}")
+    if len({node["organization_id"] for node in nodes}) > 1:
+        raise EdgeNodeAmbiguous(
+            f"node_name: edge nodes of several organizations are called {name!r};"
+            " give organization_id"
+        )
+    return [node["id"] for node in nodes]
+
+
+def _version(row: Any) -> TemplateVersion:
+    return TemplateVersion(
+        id=row["id"],
+        version=row["version"] or "",
+        image_uri=row["image_uri"] or "",
+        digest=row["digest"],
+        runtime_config_template=row["runtime_config_template"] or "",
+    )
+
+
+def _configs(
+    versions: Mapping[UUID, TemplateVersion], rows: Sequence[Any]
+) -> dict[UUID, ProcessorConfig]:
+    """One configuration a processor; rows come in order of processor and version."""
+    active: dict[UUID, list[TemplateVersion]] = {}
+    for row in rows:
+        of_this = active.setdefault(row["id"], [])
+        if row["version_id"] is not None:
+            of_this.append(versions[row["version_id"]])
+    return {row["id"]: _config(row, tuple(active[row["id"]])) for row in rows}
+
+
+def _config(row: Any, versions: tuple[TemplateVersion, ...]) -> ProcessorConfig:
+    return ProcessorConfig(
+        processor_id=row["id"],
+        organization_id=row["organization_id"],
+        name=row["name"],
+        node_type=row["node_type"] or "",
+        namespace=row["namespace"],
+        status=row["status"] or "",
+        template_slug=row["template_slug"],
+        versions=versions,
+        sensor_id=row["sensor_id"],
+        sensor_config=row["sensor_config"],
+        sensor_location=row["sensor_location"],
+    )

@@ -1,0 +1,203 @@
+-- The whole database as this version needs it, to be read. `db upgrade` runs the migrations
+-- beside this file instead; a test proves that both make the same database.
+-- PostgreSQL 14 or newer.
+
+-- The platform's tables ------------------------------------------------------------------
+--
+-- They usually exist already, in the platform's own form: then nothing of them is changed.
+-- Edge nodes and processors are updated by every heartbeat: half of each page stays free and
+-- the heartbeat columns have no index, so that an update stays in its page (HOT).
+
+CREATE TABLE edge_nodes (
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    organization_id uuid NOT NULL,
+    name text NOT NULL,
+    status text NOT NULL DEFAULT 'online',
+    failover_enabled boolean NOT NULL DEFAULT true,
+    failover_target_node_id uuid,
+    last_heartbeat_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT edge_nodes_pkey PRIMARY KEY (id),
+    CONSTRAINT edge_nodes_organization_id_name_key UNIQUE (organization_id, name),
+    CONSTRAINT edge_nodes_status_check CHECK (status IN ('online', 'offline', 'decommissioned'))
+) WITH (fillfactor = 50);
+
+CREATE TABLE edge_node_apps (
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    edge_node_id uuid NOT NULL,
+    processor_id uuid NOT NULL,
+    status text NOT NULL DEFAULT 'active',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT edge_node_apps_pkey PRIMARY KEY (id),
+    CONSTRAINT edge_node_apps_status_check CHECK (status IN ('active', 'failed_over', 'stopped'))
+);
+
+CREATE INDEX edge_node_apps_edge_node_id_idx ON edge_node_apps (edge_node_id);
+
+-- At most one active link per processor.
+CREATE UNIQUE INDEX edge_node_apps_active_processor_id_key ON edge_node_apps (processor_id)
+    WHERE status = 'active';
+
+CREATE TABLE processors (
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    organization_id uuid,
+    name text,
+    processor_template_id uuid NOT NULL,
+    sensor_id uuid,
+    node_type text NOT NULL DEFAULT 'managed',
+    k8s_namespace text NOT NULL DEFAULT 'default',
+    status text NOT NULL DEFAULT 'pending',
+    health_status text NOT NULL DEFAULT 'unknown',
+    last_health_check_at timestamptz,
+    pod_name text,
+    pod_ip text,
+    node_name text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT processors_pkey PRIMARY KEY (id),
+    CONSTRAINT processors_health_status_check
+        CHECK (health_status IN ('unknown', 'healthy', 'unhealthy'))
+) WITH (fillfactor = 50);
+
+CREATE TABLE processor_templates (
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    slug text NOT NULL,
+    name text,
+    CONSTRAINT processor_templates_pkey PRIMARY KEY (id),
+    CONSTRAINT processor_templates_slug_key UNIQUE (slug)
+);
+
+CREATE TABLE processor_template_versions (
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    processor_template_id uuid NOT NULL,
+    version text NOT NULL,
+    image_uri text NOT NULL,
+    digest text,
+    is_active boolean NOT NULL DEFAULT false,
+    runtime_config_template jsonb DEFAULT '{}',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT processor_template_versions_pkey PRIMARY KEY (id)
+);
+
+CREATE INDEX processor_template_versions_processor_template_id_idx
+    ON processor_template_versions (processor_template_id);
+
+CREATE TABLE sensors (
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
+    name text,
+    location_point point,
+    config jsonb DEFAULT '{}',
+    CONSTRAINT sensors_pkey PRIMARY KEY (id)
+);
+
+-- Our own tables -------------------------------------------------------------------------
+--
+-- No foreign keys to the platform's tables: they would constrain its deletions.
+
+CREATE SCHEMA orchestrator;
+
+-- Which fleet this is: stands on every pod, so that two fleets in one cluster stay apart.
+CREATE TABLE orchestrator.fleet (
+    id uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT fleet_pkey PRIMARY KEY (id)
+);
+
+CREATE UNIQUE INDEX fleet_single_row_key ON orchestrator.fleet ((true));
+
+INSERT INTO orchestrator.fleet (id) VALUES (gen_random_uuid());
+
+-- When the last canary beat was recorded; none yet: null. Written once a second, in place.
+CREATE TABLE orchestrator.canary (
+    last_beat_at timestamptz
+) WITH (fillfactor = 50);
+
+CREATE UNIQUE INDEX canary_single_row_key ON orchestrator.canary ((true));
+
+INSERT INTO orchestrator.canary (last_beat_at) VALUES (NULL);
+
+-- Times in which we did not hear: silence within them is not death.
+CREATE TABLE orchestrator.gaps (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    cause text NOT NULL,
+    began_at timestamptz NOT NULL,
+    ended_at timestamptz NOT NULL,
+    CONSTRAINT gaps_pkey PRIMARY KEY (id),
+    CONSTRAINT gaps_ended_at_check CHECK (ended_at >= began_at)
+);
+
+CREATE INDEX gaps_ended_at_idx ON orchestrator.gaps (ended_at);
+
+-- Who owns a processor, and which edge node it left in its latest move.
+CREATE TABLE orchestrator.ownership (
+    processor_id uuid NOT NULL,
+    epoch bigint NOT NULL,
+    pod_uid text,
+    node_name text,
+    ready boolean NOT NULL DEFAULT false,
+    left_edge_node_id uuid,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT ownership_pkey PRIMARY KEY (processor_id)
+);
+
+-- Edge nodes that get no work until an operator says so.
+CREATE TABLE orchestrator.cordons (
+    edge_node_id uuid NOT NULL,
+    cause text NOT NULL,
+    cordoned_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT cordons_pkey PRIMARY KEY (edge_node_id)
+);
+
+-- Which migration this is.
+CREATE TABLE orchestrator.alembic_version (
+    version_num character varying(32) NOT NULL,
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0001');
+
+-- Wake-ups -------------------------------------------------------------------------------
+--
+-- Only for columns that change what is desired: a heartbeat must wake nobody.
+
+CREATE FUNCTION orchestrator.notify_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.pg_notify('orchestrator_changed', '');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER orchestrator_changed
+    AFTER INSERT OR DELETE OR TRUNCATE
+        OR UPDATE OF status, failover_enabled, failover_target_node_id
+    ON edge_nodes FOR EACH STATEMENT EXECUTE FUNCTION orchestrator.notify_changed();
+
+CREATE TRIGGER orchestrator_changed
+    AFTER INSERT OR DELETE OR TRUNCATE
+        OR UPDATE OF status, edge_node_id, processor_id
+    ON edge_node_apps FOR EACH STATEMENT EXECUTE FUNCTION orchestrator.notify_changed();
+
+CREATE TRIGGER orchestrator_changed
+    AFTER INSERT OR DELETE OR TRUNCATE
+        OR UPDATE OF id, organization_id, name, processor_template_id, sensor_id, node_type,
+            k8s_namespace, status
+    ON processors FOR EACH STATEMENT EXECUTE FUNCTION orchestrator.notify_changed();
+
+CREATE TRIGGER orchestrator_changed
+    AFTER INSERT OR DELETE OR TRUNCATE
+        OR UPDATE OF slug, name
+    ON processor_templates FOR EACH STATEMENT EXECUTE FUNCTION orchestrator.notify_changed();
+
+CREATE TRIGGER orchestrator_changed
+    AFTER INSERT OR DELETE OR TRUNCATE
+        OR UPDATE OF processor_template_id, version, image_uri, digest, is_active,
+            runtime_config_template
+    ON processor_template_versions
+    FOR EACH STATEMENT EXECUTE FUNCTION orchestrator.notify_changed();
+
+CREATE TRIGGER orchestrator_changed
+    AFTER INSERT OR DELETE OR TRUNCATE
+        OR UPDATE OF name, location_point, config
+    ON sensors FOR EACH STATEMENT EXECUTE FUNCTION orchestrator.notify_changed();

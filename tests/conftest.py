@@ -1,0 +1,121 @@
+"""Databases for tests: a real PostgreSQL, started once, and a fresh database for each test."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from dory_orchestrator.store.embedded import EmbeddedPostgres
+from dory_orchestrator.store.migrate import upgrade
+
+_TEMPLATE = "dory_template"
+_DATABASE_FIXTURES = {"postgres", "own_postgres", "database_url", "empty_database_url"}
+_DATABASE_TIMEOUT_SECONDS = 60
+_numbers = count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a session pays for the start of the server."""
+    for item in items:
+        uses_database = _DATABASE_FIXTURES & set(getattr(item, "fixturenames", ()))
+        if uses_database and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_DATABASE_TIMEOUT_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """The server of the session. Tests that stop or freeze one take `own_postgres`."""
+    with _Servers() as servers:
+        server = servers.make()
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Callable[[], EmbeddedPostgres]]:
+    """Makes servers, not started, for this test alone: do with them what you like."""
+    with _Servers() as servers:
+        yield servers.make
+
+
+@pytest.fixture
+def empty_database_url(_server_url: str) -> Iterator[str]:
+    """The URL of a new database without any table."""
+    yield from _fresh_database(_server_url, "template0")
+
+
+@pytest.fixture
+def database_url(_server_url: str, _template: str) -> Iterator[str]:
+    """The URL of a new database, migrated."""
+    yield from _fresh_database(_server_url, _template)
+
+
+@pytest.fixture(scope="session")
+def _server_url(postgres: EmbeddedPostgres) -> str:
+    return postgres.start()
+
+
+@pytest.fixture(scope="session")
+def _template(_server_url: str) -> str:
+    """A migrated database to copy: a copy takes a part of the time of the migrations."""
+    _execute(_server_url, f"CREATE DATABASE {_TEMPLATE} TEMPLATE template0")
+    _in_a_thread(lambda: upgrade(_in_database(_server_url, _TEMPLATE)))
+    return _TEMPLATE
+
+
+class _Servers:
+    """Servers in temporary folders; none of their processes and files outlives the block."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[EmbeddedPostgres, Path]] = []
+
+    def make(self) -> EmbeddedPostgres:
+        folder = Path(tempfile.mkdtemp(prefix="dory-test-"))
+        server = EmbeddedPostgres(folder)
+        self._made.append((server, folder))
+        return server
+
+    def __enter__(self) -> "_Servers":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for server, folder in self._made:
+            try:
+                server.destroy()
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fresh_database(url: str, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    _execute(url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _in_database(url, name)
+    _execute(url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _in_database(url: str, name: str) -> str:
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+def _execute(url: str, statement: str) -> None:
+    async def work() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    _in_a_thread(lambda: asyncio.run(work()))
+
+
+def _in_a_thread(work: Callable[[], None]) -> None:
+    """Where no event loop runs, nor is taken away from pytest-asyncio."""
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        executor.submit(work).result()
