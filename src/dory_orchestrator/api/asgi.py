@@ -18,7 +18,7 @@ _log = get_logger(__name__)
 _SLASHES = re.compile(r"/{2,}")
 # What we read and throw away of a body that is too large, so that its sender, still busy
 # sending, gets to read our 413: a connection closed with unread data is reset.
-_DISCARD_BYTES_MAX = 1024 * 1024
+_DISCARD_BYTES_MAX = 16 * 1024 * 1024
 _DISCARD_SECONDS = 1.0
 
 encode = msgspec.json.Encoder().encode

@@ -18,6 +18,8 @@ _INT64 = 2**63
 Int64 = Annotated[int, Meta(ge=-_INT64, le=_INT64 - 1)]
 # An integer beyond 64 bits is refused in a float's place too.
 Number = Annotated[float, Meta(ge=-float(_INT64), le=float(_INT64))]
+# Documented here; refused by `_check_text`, which a pattern for each string would make dearer.
+Text = Annotated[str, Meta(extra_json_schema={"pattern": r"^[^\x00]*$"})]
 NodeName = Annotated[
     str,
     # No control characters: the name goes into labels, logs and pages.
@@ -32,14 +34,14 @@ class BodyError(ValueError):
 class Heartbeat(Struct):
     """A processor's report. Every field is optional."""
 
-    processor_id: Annotated[str, Meta(description="The processor's UUID.")] = ""
-    node_id: Annotated[str, Meta(description="Name of the node that the sender runs on.")] = ""
-    role: str = ""
+    processor_id: Annotated[Text, Meta(description="The processor's UUID.")] = ""
+    node_id: Annotated[Text, Meta(description="Name of the node that the sender runs on.")] = ""
+    role: Text = ""
     epoch: Annotated[
         Int64 | None, Meta(description="The client's own fencing counter; never compared.")
     ] = None
     timestamp: Annotated[Number, Meta(description="The sender's Unix time, in seconds.")] = 0.0
-    status: str = ""
+    status: Text = ""
     last_state_sync: Number | None = None
     state_size_bytes: Int64 | None = None
     uptime_sec: Number = 0.0
@@ -182,6 +184,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if key in keys:
             raise BodyError(f"{key[:100]}: stands twice")
         keys.add(key)
-        if "\0" in key or (isinstance(value, str) and "\0" in value):
+        if "\0" in key or _holds_nul(value):
             raise BodyError(f"{key[:100]!r}: holds a NUL character")
     return dict(pairs)
+
+
+def _holds_nul(value: Any) -> bool:
+    """In a string or a list of them; objects were looked at before."""
+    if isinstance(value, list):
+        return any(map(_holds_nul, value))
+    return isinstance(value, str) and "\0" in value

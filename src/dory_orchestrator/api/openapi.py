@@ -22,6 +22,23 @@ _ERROR_TEXT = {
     500: "No edge node has this name.",
     503: "The database does not answer; try again.",
 }
+# Unknown fields are ignored, but a NUL is refused wherever it stands.
+_NO_NUL = {"pattern": r"^[^\x00]*$"}
+_UNKNOWN_FIELDS = {
+    "propertyNames": _NO_NUL,
+    "additionalProperties": {"$ref": "#/components/schemas/Unknown"},
+}
+_UNKNOWN = {
+    "title": "Unknown",
+    "description": "The value of a field that we do not know. No string holds a NUL character.",
+    "properties": {},  # what the page lists
+    "anyOf": [
+        {"type": ["null", "boolean", "number"]},
+        {"type": "string", **_NO_NUL},
+        {"type": "array", "items": {"$ref": "#/components/schemas/Unknown"}},
+        {"type": "object", **_UNKNOWN_FIELDS},
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +67,10 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
         unique, ref_template="#/components/schemas/{name}"
     )
     by_type = dict(zip(unique, schemas, strict=True))
+    for operation in operations:
+        if operation.request is not None:
+            components[operation.request.__name__] |= _UNKNOWN_FIELDS
+    components["Unknown"] = _UNKNOWN
     paths: dict[str, Any] = {}
     for operation in operations:
         described = _operation(operation, by_type)

@@ -19,6 +19,10 @@ from dory_orchestrator.api.bodies import ErrorAnswer
 from dory_orchestrator.metrics import Metrics
 
 HEADER_BYTES_MAX = 32 * 1024
+_HEADERS_TOO_LARGE = f"headers: larger than {HEADER_BYTES_MAX} bytes"
+# Clients of ours send one request at a time. Each one that waits behind another costs some
+# kilobytes, and thousands of them fit into one read.
+_PIPELINED_MAX = 32
 _LINGER_SECONDS = 2.0
 
 
@@ -51,10 +55,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._incoming = False
         self._in_headers = False
+        self._unanswered = 0
         self._header_bytes = 0
+        self._read_bytes = 0
         self._refusal: tuple[int, str] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
+        self._close_deadline: asyncio.TimerHandle | None = None
 
     # The life of a connection
 
@@ -79,7 +86,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.shared.metrics.http_connections.set(len(self.connections))
         # After an error uvicorn leaves its timer, and with it the connection, in memory.
         self._unset_keepalive_if_required()
-        for handle in (self._deadline, self._write_deadline):
+        for handle in (self._deadline, self._write_deadline, self._close_deadline):
             if handle is not None:
                 handle.cancel()
 
@@ -94,46 +101,89 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._refusal is not None or self.transport.is_closing():
             return
         in_headers_before = self._in_headers
-        if not self._incoming or in_headers_before:
-            self._header_bytes += len(data)
+        self._read_bytes = len(data)
+        self._header_bytes += len(data)
         super().data_received(data)
-        if self._in_headers and self._header_bytes > HEADER_BYTES_MAX:
-            self._refuse(431, f"headers: larger than {HEADER_BYTES_MAX} bytes")
-        if self._incoming:
-            self._set_deadline(restart=in_headers_before and not self._in_headers)
-        else:
+        if self.transport.is_closing():
+            return
+        if not self._incoming:
             self._header_bytes = 0
             self._clear_deadline()
+            self._rest_if_idle()
+        elif self._header_bytes > HEADER_BYTES_MAX:
+            self._refuse(431, _HEADERS_TOO_LARGE)
+        else:
+            self._set_deadline(restart=in_headers_before and not self._in_headers)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._incoming = self._in_headers = True
         self.shared.idle.pop(self, None)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers are dropped: whoever read the headers has not seen them."""
+        if self._in_headers:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_headers = False
-        if self._header_bytes > HEADER_BYTES_MAX and self._exact_header_bytes() > HEADER_BYTES_MAX:
-            self._refusal = (431, f"headers: larger than {HEADER_BYTES_MAX} bytes")
-            raise httptools.HttpParserError("headers too large")
+        counted = max(self._header_bytes, self._read_bytes)
+        if counted > HEADER_BYTES_MAX and self._exact_header_bytes() > HEADER_BYTES_MAX:
+            raise self._refused(431, _HEADERS_TOO_LARGE)
+        if len(self.pipeline) >= _PIPELINED_MAX:
+            self._abort("pipelined")
+            raise self._refused(400, "pipelined: too many requests")
+        if self.parser.should_upgrade() and self._has_body():
+            # The parser skips such a body, and would read it as the next request.
+            raise self._refused(400, "upgrade: not possible for a request with a body")
         super().on_headers_complete()
+        self._unanswered += 1
+        self._in_headers = False
+
+    def _refused(self, status: int, text: str) -> httptools.HttpParserError:
+        """Raised to the parser, which stops; uvicorn then calls `send_400_response`."""
+        self._refusal = (status, text)
+        return httptools.HttpParserError(text)
 
     def _exact_header_bytes(self) -> int:
         """What was counted may hold a body, and requests before this one."""
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
+    def _has_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 "))
+            for name, value in self.headers
+        )
+
+    def on_body(self, body: bytes) -> None:
+        # What counts is what comes without any body: headers, trailers, chunk extensions.
+        self._header_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         self._incoming = False
+        self._header_bytes = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._unanswered -= 1
         super().on_response_complete()
-        if not self.transport.is_closing() and not self._incoming and not self.pipeline:
+        if self.transport.is_closing():
+            # Closing waits until the peer has read everything; this one may never do.
+            self._close_within(self.shared.read_seconds)
+        else:
             self.shared.idle.pop(self, None)
-            self.shared.idle[self] = None
+            self._rest_if_idle()
+
+    def _rest_if_idle(self) -> None:
+        """Once a request has arrived in full and was answered, in whichever order."""
+        if self._incoming or self._unanswered or self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        self._rest()
 
     def _rest(self) -> None:
         """Wait for a first request as long as for any later one."""
-        self.shared.idle[self] = None
+        self.shared.idle.setdefault(self)
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
@@ -156,6 +206,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _too_slow(self) -> None:
+        if self._unanswered > (0 if self._in_headers else 1):
+            # An earlier request is being answered, and we may have paused reading for it.
+            self._set_deadline(restart=True)
+            return
         what = "headers" if self._in_headers else "body"
         self.shared.metrics.http_connections_closed.labels(f"slow_{what}").inc()
         self._refuse(408, f"{what}: not complete after {self.shared.read_seconds:g} s")
@@ -179,19 +233,29 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(*(self._refusal or (400, msg)))
 
     def _refuse(self, status: int, text: str) -> None:
-        """Answer, if no answer has begun, and close."""
+        """Answer, if it is this request's turn and no answer has begun, and close."""
         self._refusal = (status, text)
         self._clear_deadline()
-        answering = self.cycle is not None and self.cycle.response_started
-        if not (answering and not self.cycle.response_complete):
+        if self._may_answer():
             self.transport.write(_error(status, text))
         if self.cycle is not None and not self.cycle.response_complete:
             # The handler, if one waits for this body, hears that the client is gone.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
-        # Closing waits for the peer to read; this one may never do.
-        self._write_deadline = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+        self._close_within(_LINGER_SECONDS)
+
+    def _may_answer(self) -> bool:
+        """A refusal must not be read as the answer to an earlier request, nor as a second one."""
+        if self.transport.is_closing():
+            return False
+        if self._incoming and not self._in_headers:
+            return self._unanswered == 1 and not self.cycle.response_started
+        return self._unanswered == 0
+
+    def _close_within(self, seconds: float) -> None:
+        if self._close_deadline is None:
+            self._close_deadline = self.loop.call_later(seconds, self.transport.abort)
 
 
 def _error(status: int, text: str) -> bytes:

@@ -1,0 +1,91 @@
+"""`/openapi.json` tells the truth: schemathesis sends what the document allows and what it does
+not, and compares each answer with the document.
+
+Derandomized: the same requests in each run, so that a failure here is a change of ours.
+"""
+
+import asyncio
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.config import SchemathesisConfig
+from tests.api.conftest import DECOMMISSION
+from tests.doubles import MemoryStore
+
+from dory_orchestrator.api.auth import Tokens
+from dory_orchestrator.api.edge import EdgeApi
+from dory_orchestrator.api.group_commit import Answer, HeartbeatRecorder
+from dory_orchestrator.api.health import Health, database_check
+from dory_orchestrator.api.service import build
+from dory_orchestrator.core.model import Directive
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import Beat, EdgeNode, EdgeNodeRegistration
+
+EXAMPLES_MAX = 50
+CONFIG = {
+    "generation": {"max-examples": EXAMPLES_MAX, "deterministic": True, "mode": "all"},
+    "operations": [
+        {
+            "include-path": DECOMMISSION,
+            # An unknown node is 500, as the reference says and the document tells.
+            "checks": {
+                "not_a_server_error": {"expected-statuses": ["2xx", "4xx", "500"]},
+            },
+        }
+    ],
+}
+
+
+class PromptRecorder(HeartbeatRecorder):
+    """Answers at once. The real one needs a task in the loop of the application."""
+
+    def submit(self, beat: Beat | None) -> "asyncio.Future[Answer]":
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future.set_result(Answer(True, Directive.CONTINUE, "recorded"))
+        return future
+
+
+class TrustingStore(MemoryStore):
+    """Takes any failover target: which ones exist is no matter of the document."""
+
+    def _check_target(self, registration: EdgeNodeRegistration, found: EdgeNode | None) -> None:
+        """No refusal."""
+
+
+def _application() -> Any:
+    store, metrics = TrustingStore(), Metrics()
+    health = Health(metrics)
+    health.add("database", database_check(store), readiness=True)
+    health.mark_ready()
+    recorder = PromptRecorder(store, metrics=metrics)
+    edge = EdgeApi(recorder=recorder, nodes=store, tokens=Tokens(()), metrics=metrics)
+    return build(health=health, render_metrics=metrics.render, edge=edge)
+
+
+schema = schemathesis.openapi.from_asgi(
+    "/openapi.json", _application(), config=SchemathesisConfig.from_dict(CONFIG)
+)
+
+
+@schema.hook
+def filter_body(_context: schemathesis.HookContext, body: Any) -> bool:
+    """JSON Schema cannot tell 1.0 from 1; Go, whose clients we have, and msgspec can."""
+    integers = ("epoch", "state_size_bytes")
+    return not isinstance(body, dict) or not any(
+        isinstance(body.get(field), float) for field in integers
+    )
+
+
+@pytest.mark.timeout(60)
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES_MAX,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_the_document_is_true(case: schemathesis.Case[Any]):
+    case.call_and_validate()
