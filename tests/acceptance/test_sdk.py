@@ -138,8 +138,8 @@ async def test_tokens_while_they_are_rotated(database_url):
             client = await start_client(service.url, key, "null", token)
             await client.until(directive="continue", connectivity="connected")
             await client.end()
-        for token in (None, "wrong"):
-            client = await start_client(service.url, key, "null", token)
+        for refused in (None, "wrong"):
+            client = await start_client(service.url, key, "null", refused)
             await client.until(connectivity="disconnected")
             await client.end()
         assert await service.metric('dory_heartbeats_refused_total{reason="unauthorized"}') >= 6

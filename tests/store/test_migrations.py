@@ -6,9 +6,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from dory_orchestrator.ports import SchemaError, StoreError, StoreUnavailable
-from dory_orchestrator.store.migrate import WAKING_COLUMNS, current, upgrade, verify
+from dory_orchestrator.store.migrate import WAKING_COLUMNS, current, upgrade
+from dory_orchestrator.store.revision import MIGRATIONS, revisions, verify
 
 _CATALOG = {
     "tables": """
@@ -284,3 +287,10 @@ async def _verify(url: str) -> None:
         await verify(connection)
     finally:
         await connection.close()
+
+
+def test_the_revisions_in_file_names_are_those_of_the_migrations() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    scripts = ScriptDirectory.from_config(config)
+    assert revisions() == [script.revision for script in scripts.walk_revisions()][::-1]

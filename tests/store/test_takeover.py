@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from dory_orchestrator.ports import SchemaError, StoreError
-from dory_orchestrator.store.migrate import upgrade, verify
+from dory_orchestrator.store.migrate import upgrade
+from dory_orchestrator.store.revision import verify
 
 ORGANIZATION = UUID("00000000-0000-0000-0000-00000000000a")
 

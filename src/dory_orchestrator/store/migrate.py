@@ -6,14 +6,12 @@
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import NullPool, text
 from sqlalchemy.exc import DBAPIError
@@ -29,17 +27,22 @@ from dory_orchestrator.ports import (
 )
 from dory_orchestrator.store import platform_tables
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
+from dory_orchestrator.store.revision import (
+    MIGRATIONS,
+    SCHEMA,
+    UPGRADE_HINT,
+    head,
+    refuse_newer,
+    revision_of,
+)
 
 Connection = Any
 """An asyncpg connection, or a proxy of one that a pool handed out."""
 
-SCHEMA = "orchestrator"
 _log = get_logger(__name__)
-_UPGRADE_HINT = 'run "dory-orchestrator db upgrade"'
 _UNREADABLE_URL = (
     "the database URL cannot be read: special characters in its parts must be percent-encoded"
 )
-_MIGRATIONS = Path(__file__).parent / "migrations"
 _SERVER_MAJOR_MIN = 14
 _CONNECT_SECONDS = 10.0
 _LOCK_MILLISECONDS = 10_000
@@ -96,14 +99,6 @@ SELECT
         FROM pg_namespace WHERE nspname = 'orchestrator'
     ) AS may_create_in_ours
 """
-_REVISION = "SELECT version_num FROM orchestrator.alembic_version"
-# Not by to_regclass: it fails in a schema that may not be used.
-_HAS_REVISION = """
-SELECT EXISTS (
-    SELECT FROM pg_class
-    WHERE relname = 'alembic_version' AND relnamespace::regnamespace::text = 'orchestrator'
-)
-"""
 _HAS_SCHEMA = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'orchestrator')"
 # 60: a statement trigger after INSERT, DELETE, UPDATE and TRUNCATE.
 _TRIGGER = """
@@ -138,28 +133,7 @@ def current(dsn: str) -> tuple[str | None, str]:
     Raises StoreUnavailable, StoreError.
     """
     with _as_store_errors():
-        return asyncio.run(_current(dsn)), _head()
-
-
-async def verify(connection: Connection) -> None:
-    """Return if the database is what this version needs; nothing is changed.
-
-    Raises SchemaError; driver errors come out as they are.
-    """
-    try:
-        revision = await _revision(connection)
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise SchemaError(
-            f"the schema {SCHEMA} cannot be read ({error}): "
-            "grant the role the rights that the documentation lists"
-        ) from error
-    if revision != _head():
-        _refuse_newer(revision)
-        raise SchemaError(
-            f"the database is at revision {revision or 'none'}, needed is {_head()}: "
-            f"{_UPGRADE_HINT}"
-        )
-    await platform_tables.check(connection)
+        return asyncio.run(_current(dsn)), head()
 
 
 async def _upgrade(dsn: str) -> None:
@@ -193,10 +167,10 @@ async def _take_turn(driver: Connection) -> None:
 
 
 async def _migrate(connection: AsyncConnection, driver: Connection) -> None:
-    revision = await _revision(driver)
-    if revision == _head():
+    revision = await revision_of(driver)
+    if revision == head():
         return
-    _refuse_newer(revision)
+    refuse_newer(revision)
     await _check_rights(driver)
     if not await driver.fetchval(_HAS_SCHEMA):
         await driver.execute(f"CREATE SCHEMA {SCHEMA}")
@@ -248,7 +222,7 @@ async def _install_triggers(driver: Connection) -> None:
         _log.warning(
             "changes of a table are noticed by polling alone: the trigger may not be created",
             table=found["table"],
-            remedy=f"GRANT TRIGGER ON {found['table']} TO {found['role']}; {_UPGRADE_HINT}",
+            remedy=f"GRANT TRIGGER ON {found['table']} TO {found['role']}; {UPGRADE_HINT}",
         )
 
 
@@ -263,41 +237,14 @@ def _trigger_statement(table: str, columns: Iterable[str]) -> str:
 async def _current(dsn: str) -> str | None:
     connection = await _connect(dsn)
     try:
-        return await _revision(connection)
+        return await revision_of(connection)
     finally:
         await connection.close(timeout=_CONNECT_SECONDS)
 
 
-async def _revision(connection: Connection) -> str | None:
-    if not await connection.fetchval(_HAS_REVISION):
-        return None
-    revision: str | None = await connection.fetchval(_REVISION)
-    return revision
-
-
-def _refuse_newer(revision: str | None) -> None:
-    known = {script.revision for script in _scripts().walk_revisions()}
-    if revision is not None and revision not in known:
-        raise SchemaError(
-            f"the database is newer than this program: it is at revision {revision}, "
-            f"which is not known here ({_head()} is the newest)"
-        )
-
-
-def _head() -> str:
-    head = _scripts().get_current_head()
-    if head is None:
-        raise StoreError(f"no migrations in {_MIGRATIONS}")
-    return head
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_alembic_config())
-
-
 def _alembic_config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config
 
 

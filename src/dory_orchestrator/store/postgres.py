@@ -24,8 +24,8 @@ from dory_orchestrator.ports import (
 )
 from dory_orchestrator.store.connections import Connection, Guard, Pool
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
-from dory_orchestrator.store.migrate import verify
 from dory_orchestrator.store.queries import QUERIES
+from dory_orchestrator.store.revision import verify
 
 CHANNEL = "orchestrator_changed"
 _CONNECT_SECONDS = 2.0

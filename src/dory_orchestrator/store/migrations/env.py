@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from dory_orchestrator.store.migrate import SCHEMA
+from dory_orchestrator.store.revision import SCHEMA
 
 # The transaction around it is that of migrate.py: checks, migrations and triggers in one.
 context.configure(
