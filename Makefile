@@ -27,7 +27,7 @@ test: setup ## Every test (embedded PostgreSQL included)
 	.venv/bin/pytest
 
 unit: setup ## Fast tests: no database, no network, no waiting
-	.venv/bin/pytest tests/core tests/loops tests/api --timeout=2
+	.venv/bin/pytest tests/core tests/loops tests/api tests/test_logs.py -m 'not real' --timeout=2
 
 acceptance: setup ## The real service: things killed and frozen
 	.venv/bin/pytest tests/acceptance

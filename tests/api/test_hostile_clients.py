@@ -34,6 +34,8 @@ from dory_orchestrator.api.server import Server, listen, make_server
 from dory_orchestrator.api.service import build
 from dory_orchestrator.metrics import Metrics
 
+pytestmark = pytest.mark.real
+
 READ_SECONDS = 0.5
 LINGER_SECONDS = 2.0  # how long the server waits for a peer to read the reason of its refusal
 HEADERS_MAX = 32 * 1024

@@ -23,6 +23,8 @@ from dory_orchestrator.core.model import Directive
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import Beat, EdgeNode, EdgeNodeRegistration
 
+pytestmark = pytest.mark.real
+
 EXAMPLES_MAX = 50
 CONFIG = {
     "generation": {"max-examples": EXAMPLES_MAX, "deterministic": True, "mode": "all"},

@@ -12,6 +12,8 @@ from dory_orchestrator.core.model import HealthStatus
 from dory_orchestrator.loops.canary import Canary, Counts
 from dory_orchestrator.metrics import Metrics
 
+pytestmark = pytest.mark.real
+
 LIMITS = HearingLimits(canary_gap_seconds=0.3, window_seconds=2.0)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dory_orchestrator.loops.supervise import GIVE_UP, ChildProcess, Signals, supervise
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
 
 CHILD = """
 import os, signal, sys, time

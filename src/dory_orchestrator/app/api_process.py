@@ -28,6 +28,7 @@ _log = get_logger(__name__)
 _REPORT_SECONDS_MAX = 5.0
 _CHECK_SECONDS = 5.0
 _DRAIN_SECONDS = 2.5
+_ORPHAN_GRACE_SECONDS = 1
 
 
 class ControlReports:
@@ -184,7 +185,11 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
         )
         # Not ready at once; what is on its way by then is still answered.
         process.health.mark_not_ready("shutting down")
-        await asyncio.sleep(0.0 if lifetime.orphaned else settings.shutdown_delay)
+        if lifetime.orphaned:
+            # The next one may want the port and the database already.
+            process.server.config.timeout_graceful_shutdown = _ORPHAN_GRACE_SECONDS
+        else:
+            await asyncio.sleep(settings.shutdown_delay)
         with process.metrics.shutdown_duration.labels("http").time():
             process.server.should_exit = True
             await serving

@@ -37,7 +37,8 @@ class Inheritance(msgspec.Struct, frozen=True):
     def listening_socket(self) -> socket.socket:
         """The socket that the parent listens on: it outlives any of us."""
         assert self.listen_fd is not None  # noqa: S101 - the parent gives it to who serves
-        return socket.socket(fileno=os.dup(self.listen_fd))
+        # Not a copy: once closed here, nothing of it is left in this process.
+        return socket.socket(fileno=self.listen_fd)
 
 
 class Lifetime:

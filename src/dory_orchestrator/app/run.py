@@ -10,7 +10,7 @@ import msgspec
 from dory_orchestrator.api.server import listen, url_of
 from dory_orchestrator.app.child import Inheritance
 from dory_orchestrator.logs import get_logger
-from dory_orchestrator.loops.supervise import ChildProcess, Signals, supervise
+from dory_orchestrator.loops.supervise import STOP_SECONDS, ChildProcess, Signals, supervise
 from dory_orchestrator.settings import Settings
 
 _log = get_logger(__name__)
@@ -51,7 +51,7 @@ async def serve(settings: Settings, sock: socket.socket, signals: Signals) -> in
     _log.info("listening", url=url_of(sock), role=settings.role)
     with tempfile.TemporaryFile() as board:
         children = _children(settings, sock.fileno(), board.fileno())
-        return await supervise(children, signals)
+        return await supervise(children, signals, STOP_SECONDS + settings.shutdown_delay)
 
 
 def _children(settings: Settings, listen_fd: int, board_fd: int) -> list[ChildProcess]:

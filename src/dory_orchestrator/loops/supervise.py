@@ -19,7 +19,13 @@ _log = get_logger(__name__)
 GIVE_UP = 78
 """Exit code of a process that cannot work however often it is started (EX_CONFIG of sysexits)."""
 
-_STOP_SECONDS = 8.5
+STOP_SECONDS = 8.0
+"""How long a process may take to end: its longest waits, and a little."""
+
+_ORDERLY = (0, -signal.SIGTERM)
+"""Exit codes after our SIGTERM. Killed by it: it came before the process had a handler, and
+so before it had accepted any work."""
+
 _BACKOFF = Backoff(first_seconds=0.1, most_seconds=10.0, forgotten_after_seconds=60.0)
 
 
@@ -34,7 +40,9 @@ class Signals:
         """Take over the signals of this process."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._receive, number)
+            # Under nohup the end of the terminal is not ours.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self._receive, number)
 
     def _receive(self, number: int) -> None:
         if self.asked.is_set():
@@ -58,13 +66,16 @@ class ChildProcess:
     inherited_fds: Sequence[int] = ()
 
 
-async def supervise(children: Sequence[ChildProcess], signals: Signals) -> int:
+async def supervise(
+    children: Sequence[ChildProcess], signals: Signals, stop_seconds: float = STOP_SECONDS
+) -> int:
     """Keep all children running until asked to stop; returns our exit code.
 
+    One that takes longer than `stop_seconds` to end is killed.
     0 after an orderly end; 143 (128 + SIGTERM) when urged; 1 when a child had to be killed,
     or gave up.
     """
-    keeping = [asyncio.create_task(_keep(child, signals)) for child in children]
+    keeping = [asyncio.create_task(_keep(child, signals, stop_seconds)) for child in children]
     asked = asyncio.create_task(signals.asked.wait())
     done, _ = await asyncio.wait({asked, *keeping}, return_when=asyncio.FIRST_COMPLETED)
     # Ended without being asked: a child gave up, and the other is of no use alone.
@@ -77,7 +88,7 @@ async def supervise(children: Sequence[ChildProcess], signals: Signals) -> int:
     return 0 if orderly and not gave_up else 1
 
 
-async def _keep(child: ChildProcess, signals: Signals) -> bool:
+async def _keep(child: ChildProcess, signals: Signals, stop_seconds: float) -> bool:
     """Returns True if the child ended by itself when asked to."""
     failures = restarts = 0
     while True:
@@ -88,7 +99,7 @@ async def _keep(child: ChildProcess, signals: Signals) -> bool:
         await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
         if signals.asked.is_set():
-            return await _stop(child, process, ended, signals)
+            return await _stop(child, process, ended, signals, stop_seconds)
         code = await ended
         if code == GIVE_UP:
             return False
@@ -127,17 +138,18 @@ async def _stop(
     process: asyncio.subprocess.Process,
     ended: "asyncio.Task[int]",
     signals: Signals,
+    stop_seconds: float,
 ) -> bool:
     if not ended.done() and not signals.urged.is_set():
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         urged = asyncio.create_task(signals.urged.wait())
         await asyncio.wait(
-            {ended, urged}, timeout=_STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            {ended, urged}, timeout=stop_seconds, return_when=asyncio.FIRST_COMPLETED
         )
         urged.cancel()
     if ended.done():
-        return await ended == 0
+        return await ended in _ORDERLY
     if not signals.urged.is_set():
         _log.error("a process did not end in time and is killed", process=child.name)
     with contextlib.suppress(ProcessLookupError):
