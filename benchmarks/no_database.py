@@ -15,7 +15,7 @@ from dory_orchestrator.app import child, run
 from dory_orchestrator.core.model import Directive
 from dory_orchestrator.ports import Beat
 
-_ANSWER = Answer(True, Directive.CONTINUE, "recorded")
+_ANSWER = Answer(True, Directive.CONTINUE, "recorded", "desired")
 
 
 def _submit(_recorder: HeartbeatRecorder, _beat: Beat | None) -> "asyncio.Future[Answer]":

@@ -165,7 +165,7 @@ class Metrics:
         )
         for outcome in ("recorded", "unrecorded", "locked", "shed", "anonymous"):
             self.heartbeats.labels(outcome)
-        for reason in ("malformed", "unauthorized", "too_large", "timeout"):
+        for reason in ("malformed", "unauthorized", "too_large", "incomplete"):
             self.heartbeats_refused.labels(reason)
 
     def render(self) -> bytes:

@@ -1,13 +1,15 @@
 """What the rooms ask of one another, and how it fails.
 
-StoreError                    the database did not do what was asked
-  StoreUnavailable            it cannot be reached, is not writable, or the breaker is open
-    StoreTimeout              it did not answer in time
-  StoreDataError              it refused these very values; others may be fine
-  SchemaError                 its tables are not what this version needs
-  RegistrationRefused         the request contradicts what is stored: names a field (400)
-  EdgeNodeNotFound            no such edge node
-  EdgeNodeAmbiguous           the name stands in several organizations (409)
+StoreError                  the database did not do what was asked
+  StoreUnavailable          it cannot be reached, is not writable, or the breaker is open
+    StoreTimeout            it did not answer in time
+  StoreBusy                 somebody else holds a row that is needed: try again
+  StoreDataError            it refused these very values; others may be fine
+  SchemaError               its tables are not what this version needs
+  RequestRefused            the request contradicts what is stored; the database is well
+    RegistrationRefused     names the field (400)
+    EdgeNodeNotFound        no such edge node (500, as the reference says)
+    EdgeNodeAmbiguous       the name stands in several organizations (409)
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -45,15 +47,19 @@ class SchemaError(StoreError):
     """Its tables are not what this version needs. The message names table and column."""
 
 
-class RegistrationRefused(StoreError):
+class RequestRefused(StoreError):
+    """The request contradicts what is stored. The database is well."""
+
+
+class RegistrationRefused(RequestRefused):
     """A registration contradicts what is stored. The message names the field."""
 
 
-class EdgeNodeNotFound(StoreError):
+class EdgeNodeNotFound(RequestRefused):
     """No edge node has this name."""
 
 
-class EdgeNodeAmbiguous(StoreError):
+class EdgeNodeAmbiguous(RequestRefused):
     """Edge nodes of several organizations have this name."""
 
 

@@ -4,12 +4,14 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import aiohttp
 import psutil
@@ -94,6 +96,24 @@ class RealService:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
+    async def listening(self, limit_seconds: float = 20.0) -> None:
+        """Wait until it says where it listens: for a service that is not ready yet."""
+        self.url = await eventually(lambda: _url(self), limit_seconds)
+
+    async def ended(self, limit_seconds: float = 10.0) -> int:
+        """Wait for its end; the exit code."""
+        async with asyncio.timeout(limit_seconds):
+            return await self.process.wait()
+
+    async def connect(self, *texts: str) -> asyncio.StreamWriter:
+        """A connection of a client that sends this, as it stands."""
+        host, port = self.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        for text in texts:
+            writer.write(text.encode())
+            await writer.drain()
+        return writer
+
 
 @asynccontextmanager
 async def running(
@@ -166,3 +186,51 @@ def run_on(database_url: str, **environment: str) -> Any:
         "100ms",
         environment={"DORY_DATABASE_URL": database_url} | environment,
     )
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def is_free(port: int) -> bool:
+    """Whether one can listen there."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+            sock.listen()
+        except OSError:
+            return False
+        return True
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Also true of a zombie: nobody collects orphans in some containers."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def add_edge_processor(connection: Any) -> UUID:
+    """A running processor, linked to an edge node of its own."""
+    node = await connection.fetchval(
+        "INSERT INTO edge_nodes (organization_id, name, status) VALUES ($1, $2, 'online')"
+        " RETURNING id",
+        uuid4(),
+        str(uuid4()),
+    )
+    key: UUID = await connection.fetchval(
+        "INSERT INTO processors (processor_template_id, status) VALUES ($1, 'running') RETURNING id",
+        uuid4(),
+    )
+    await connection.execute(
+        "INSERT INTO edge_node_apps (edge_node_id, processor_id, status) VALUES ($1, $2, 'active')",
+        node,
+        key,
+    )
+    return key

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-
 from tests.acceptance.real import clean_environment, eventually, run_on
 from tests.contract.worlds import connected
 
@@ -116,7 +115,7 @@ async def test_it_is_connected_and_shut_down_when_no_longer_desired(database_url
         key = await add_processor(connection)
         client = await start_client(service.url + url_end, key, epoch, None)
         await client.until(directive="continue", connectivity="connected")
-        row = await connection.fetchrow(
+        (row,) = await connection.fetch(
             "SELECT p.health_status, now() - p.last_health_check_at < interval '5 seconds',"
             " now() - n.last_heartbeat_at < interval '5 seconds'"
             " FROM processors p JOIN edge_node_apps a ON a.processor_id = p.id"

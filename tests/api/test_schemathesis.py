@@ -45,7 +45,7 @@ class PromptRecorder(HeartbeatRecorder):
 
     def submit(self, beat: Beat | None) -> "asyncio.Future[Answer]":
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        future.set_result(Answer(True, Directive.CONTINUE, "recorded"))
+        future.set_result(Answer(True, Directive.CONTINUE, "recorded", "desired"))
         return future
 
 

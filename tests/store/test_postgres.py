@@ -17,6 +17,7 @@ from dory_orchestrator.core.breaker import BreakerLimits
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     Beat,
+    EdgeNodeNotFound,
     EdgeNodeRegistration,
     SchemaError,
     StoreBusy,
@@ -366,6 +367,48 @@ async def test_the_listener_hears_of_a_lost_connection(world):
 )
 def test_each_driver_error_has_a_name_of_ours(error, kind):
     assert type(translate(error)) is kind
+
+
+async def test_a_right_that_is_missing_on_our_own_tables_is_named(world, database_url):
+    for statement in (
+        "CREATE ROLE poor LOGIN",
+        "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO poor",
+        "GRANT USAGE ON SCHEMA orchestrator TO poor",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA orchestrator TO poor",
+        "REVOKE UPDATE ON orchestrator.canary FROM poor",
+    ):
+        await world.connection.execute(statement)
+    store = make_store(database_url.replace("postgres:@", "poor:@"))
+    try:
+        with pytest.raises(SchemaError, match=r"orchestrator\.canary: the right to UPDATE"):
+            await store.verify_schema()
+    finally:
+        await store.close()
+        await world.connection.execute("DROP OWNED BY poor")
+        await world.connection.execute("DROP ROLE poor")
+
+
+async def test_a_locked_table_opens_the_breaker_but_does_not_fail_the_probe(world, database_url):
+    async with connected(database_url) as portal, portal.transaction():
+        await portal.execute("LOCK TABLE processors IN ACCESS EXCLUSIVE MODE")
+        for _ in range(3):
+            with pytest.raises(StoreTimeout):
+                await record(world.store, canary=True, seconds=0.2)
+        with pytest.raises(StoreUnavailable, match="breaker open"):
+            await record(world.store, canary=True, seconds=0.2)
+        await world.store.ping(1)
+
+
+async def test_a_client_s_mistake_is_no_error_of_the_database(database_url):
+    metrics = Metrics()
+    store = make_store(database_url, metrics=metrics)
+    for _ in range(4):
+        with pytest.raises(EdgeNodeNotFound):
+            await store.decommission_edge_node("nobody", None)
+    await store.ping(1)
+    await store.close()
+    errors = next(iter(metrics.database_errors.collect())).samples
+    assert sum(s.value for s in errors if s.name.endswith("_total")) == 0
 
 
 async def test_a_database_that_was_not_migrated_is_named(empty_database_url):

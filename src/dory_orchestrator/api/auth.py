@@ -10,7 +10,7 @@ class Tokens:
     """The tokens that open the edge API; none at all leaves it open."""
 
     def __init__(self, accepted: Sequence[str]) -> None:
-        self._accepted = tuple(b"Bearer " + token.encode() for token in accepted)
+        self._accepted = tuple(b"bearer " + token.encode() for token in accepted)
 
     @property
     def open(self) -> bool:
@@ -21,6 +21,7 @@ class Tokens:
         if not self._accepted:
             return True
         given = next((v for k, v in scope["headers"] if k == b"authorization"), b"")
+        given = given[:7].lower() + given[7:]  # the scheme's case is free (RFC 9110, 11.1)
         # Every token is compared, so that the time does not tell which of them was near.
         matches = [hmac.compare_digest(given, accepted) for accepted in self._accepted]
         return any(matches)

@@ -162,6 +162,8 @@ def _named(text: str) -> str:
     """`Expected ... - at `$.field`` with the field in front."""
     message, separator, place = text.partition(" - at `$.")
     if separator:
+        if "matching regex" in message:
+            message = "a control character is not allowed"
         return f"{place.rstrip('`')}: {message}"
     if text.startswith("Object missing required field `"):
         return f"{text.split('`')[1]}: required"

@@ -45,6 +45,7 @@ from dory_orchestrator.ports import (
     EdgeNodeRegistration,
     EdgeNodeStore,
     RegistrationRefused,
+    StoreBusy,
     StoreDataError,
     StoreError,
 )
@@ -135,7 +136,8 @@ class EdgeApi:
             return error_response(500, str(error))
         except StoreError as error:
             _log.warning("an edge node request failed", path=request.url.path, error=str(error))
-            return error_response(503, f"database: {error}", _RETRY)
+            busy = isinstance(error, StoreBusy)
+            return error_response(503, f"database: {'busy' if busy else 'not available'}", _RETRY)
 
     async def _register(self, body: EdgeNodeRequest) -> Response:
         if reason := why_not_kubernetes(body.name):

@@ -6,12 +6,18 @@ waits for a future, with a deadline of its own that no database can move.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts, decide
+from dory_orchestrator.core.directive import (
+    DIRECTIVES,
+    NOT_FOUND,
+    BeatFacts,
+    DirectiveReason,
+    decide,
+)
 from dory_orchestrator.core.model import Directive
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.metrics import Metrics
@@ -35,20 +41,29 @@ class GroupCommitLimits:
         return self.answer_seconds * 0.75
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What becomes of a beat. `outcome` is a label of `dory_heartbeats_total`."""
+    """What becomes of a beat. There are few, made once: counting them hashes no text.
+
+    `outcome` is a label of `dory_heartbeats_total`, `reason` one of
+    `dory_heartbeat_directives_total`.
+    """
 
     acknowledged: bool
     directive: Directive
     outcome: str
+    reason: str
 
 
-_CONTINUE = Answer(True, Directive.CONTINUE, "recorded")
-_SHUTDOWN = Answer(True, Directive.SHUTDOWN, "recorded")
-_SHED = Answer(False, Directive.CONTINUE, "shed")
-_UNRECORDED = Answer(False, Directive.CONTINUE, "unrecorded")
-_LOCKED = Answer(False, Directive.CONTINUE, "locked")
+_RECORDED: dict[DirectiveReason, Answer] = {
+    reason: Answer(True, directive, "recorded", str(reason))
+    for reason, directive in DIRECTIVES.items()
+    if reason is not DirectiveReason.NOT_RECORDED
+}
+_CANARY = Answer(True, Directive.CONTINUE, "recorded", "canary")
+_LOCKED = Answer(False, Directive.CONTINUE, "locked", str(DirectiveReason.NOT_RECORDED))
+_UNRECORDED = Answer(False, Directive.CONTINUE, "unrecorded", str(DirectiveReason.NOT_RECORDED))
+_SHED = Answer(False, Directive.CONTINUE, "shed", str(DirectiveReason.NOT_RECORDED))
 
 
 def _now() -> float:
@@ -85,13 +100,14 @@ class HeartbeatRecorder:
         self._in_flight: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call
         self._closing = False
         self._failing = False
         self._largest = 0
 
     def submit(self, beat: Beat | None) -> "asyncio.Future[Answer]":
         """Queue a beat; the future gets an Answer, never an exception."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         if self._closing or len(self._waiting) >= self._limits.queue_size:
             self._resolve(future, _SHED)
@@ -167,55 +183,61 @@ class HeartbeatRecorder:
             self._largest = size
             self._metrics.heartbeat_batch_size_max.set(size)
 
-    def _deliver(self, answers: Sequence[tuple[Answer, str]]) -> None:
-        outcomes: Counter[str] = Counter()
-        directives: Counter[tuple[str, str]] = Counter()
-        for waiting, (answer, reason) in zip(self._in_flight, answers, strict=True):
+    def _deliver(self, answers: Sequence[Answer]) -> None:
+        counts: dict[Answer, int] = {}
+        for (_, future, _), answer in zip(self._in_flight, answers, strict=True):
             # Who was told already that it took too long is counted already. A client that
             # went away gets no answer, but what it said was recorded.
-            answered = self._resolve(waiting.future, answer)
-            if waiting.beat is not None and waiting.beat is self._canary:
+            if not future.done():
+                future.set_result(answer)
+            elif not future.cancelled():
                 continue
-            if answered or waiting.future.cancelled():
-                outcomes[answer.outcome] += 1
-                directives[answer.directive, reason] += 1
+            counts[answer] = counts.get(answer, 0) + 1
         self._in_flight = []
-        for outcome, count in outcomes.items():
-            self._metrics.heartbeats.labels(outcome).inc(count)
-        for labels, count in directives.items():
-            self._metrics.heartbeat_directives.labels(*labels).inc(count)
+        counts.pop(_CANARY, None)
+        for answer, count in counts.items():
+            self._metrics.heartbeats.labels(answer.outcome).inc(count)
+            self._metrics.heartbeat_directives.labels(answer.directive, answer.reason).inc(count)
 
-    async def _record(self, batch: Sequence[_Waiting]) -> list[tuple[Answer, str]]:
+    async def _record(self, batch: Sequence[_Waiting]) -> list[Answer]:
         entries: dict[tuple[object, str], Beat] = {}
-        for waiting in batch:
-            beat = waiting.beat
-            if beat is not None and beat is not self._canary:
-                key = (beat[0], beat[1])
-                entries.pop(key, None)  # the last beat wins, in its own place in the order
-                entries[key] = beat
-        canary = any(waiting.beat is self._canary for waiting in batch if waiting.beat is not None)
+        canary = False
+        for beat, _, _ in batch:
+            if beat is None:
+                continue
+            if beat is self._canary:
+                canary = True
+                continue
+            key = (beat[0], beat[1])
+            entries.pop(key, None)  # the last beat wins, in its own place in the order
+            entries[key] = beat
         deadline = _now() + self._limits.statement_seconds
         try:
             facts = await self._store_all(list(entries.values()), canary, deadline)
         except StoreError as error:
             self._tell(error)
-            return [(_UNRECORDED, "not_recorded")] * len(batch)
+            return [_UNRECORDED] * len(batch)
         self._tell(None)
         known = dict(zip(entries, facts, strict=True))
-        return [self._answer(waiting.beat, known) for waiting in batch]
+        return self._answers(batch, known)
 
-    def _answer(
-        self, beat: Beat | None, known: dict[tuple[object, str], BeatFacts | None]
-    ) -> tuple[Answer, str]:
-        if beat is not None and beat is self._canary:
-            return _CONTINUE, "canary"
-        facts = NOT_FOUND if beat is None else known[beat[0], beat[1]]
-        if facts is None:
-            return _UNRECORDED, "not_recorded"
-        directive, reason = decide(facts, beat[1] if beat is not None else "")
-        if not facts.recorded:
-            return _LOCKED, reason
-        return (_CONTINUE if directive is Directive.CONTINUE else _SHUTDOWN), reason
+    def _answers(
+        self, batch: Sequence[_Waiting], known: dict[tuple[object, str], BeatFacts | None]
+    ) -> list[Answer]:
+        answers = []
+        same: BeatFacts | None = None
+        answer = _UNRECORDED
+        for beat, _, _ in batch:
+            if beat is self._canary and beat is not None:
+                answers.append(_CANARY)
+                continue
+            facts = NOT_FOUND if beat is None else known[beat[0], beat[1]]
+            # Beats that share their facts share the answer, unless it depends on the sender.
+            if facts is None or facts is not same or facts.left_node_name is not None:
+                same = facts
+                answer = _answer(facts, beat[1] if beat is not None else "")
+            answers.append(answer)
+        return answers
 
     async def _store_all(
         self, beats: list[Beat], canary: bool, deadline: float
@@ -264,3 +286,10 @@ class HeartbeatRecorder:
         elif error is None and self._failing:
             _log.info("heartbeats are recorded again")
         self._failing = error is not None
+
+
+def _answer(facts: BeatFacts | None, sender_node_name: str) -> Answer:
+    if facts is None:
+        return _UNRECORDED
+    _, reason = decide(facts, sender_node_name)
+    return _RECORDED.get(reason, _LOCKED)

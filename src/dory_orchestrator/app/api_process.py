@@ -15,6 +15,7 @@ from dory_orchestrator.api.protocol import Connections
 from dory_orchestrator.api.server import Server, allow_connections, make_server, url_of
 from dory_orchestrator.api.service import build
 from dory_orchestrator.app.child import Inheritance, Lifetime, open_store, until, wait_for_schema
+from dory_orchestrator.core.health import watcher
 from dory_orchestrator.core.model import ComponentHealth, HealthStatus
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.canary import Canary, Counts
@@ -32,31 +33,44 @@ _ORPHAN_GRACE_SECONDS = 1
 
 
 class ControlReports:
-    """What the control process last said, and how long ago."""
+    """What the control process last said, and how long ago.
 
-    def __init__(self, board: Blackboard, merged: MergedRegistry) -> None:
+    What it achieved is remembered here: its restart does not undo a reading.
+    """
+
+    def __init__(
+        self, board: Blackboard, merged: MergedRegistry, poll_interval_seconds: float
+    ) -> None:
         self._board = board
         self._merged = merged
+        self._interval_seconds = poll_interval_seconds
         self._last: Report | None = None
+        self._succeeded_at: float | None = None
 
     def refresh(self) -> None:
         """Read the board; a half-written report leaves the one before in place."""
         self._last = self._board.read() or self._last
-        if self._last is not None:
-            self._merged.absorb(self._last.families)
+        if self._last is None:
+            return
+        self._succeeded_at = self._last.watcher.succeeded_at or self._succeeded_at
+        stale = time.monotonic() - self._last.written_at > _REPORT_SECONDS_MAX
+        # A process that is gone or hangs cannot take back that it was well.
+        doubtful = {"dory_config_watcher_healthy"} if stale else set()
+        self._merged.absorb([f for f in self._last.families if f[0] not in doubtful])
 
     async def watcher(self) -> ComponentHealth:
         """The component `watcher`: unhealthy too when nobody tells of it."""
         self.refresh()
         if self._last is None:
             return ComponentHealth(HealthStatus.UNHEALTHY, "the control process has not reported")
-        age = time.monotonic() - self._last.written_at
-        if age > _REPORT_SECONDS_MAX:
+        now = time.monotonic()
+        if now - self._last.written_at > _REPORT_SECONDS_MAX:
             return ComponentHealth(
-                HealthStatus.UNHEALTHY, f"the control process reported {age:.0f} s ago"
+                HealthStatus.UNHEALTHY,
+                f"the control process reported {now - self._last.written_at:.0f} s ago",
             )
-        reported = self._last.components["watcher"]
-        return ComponentHealth(HealthStatus(reported.status), reported.message)
+        age = None if self._succeeded_at is None else now - self._succeeded_at
+        return watcher(age, self._interval_seconds, self._last.watcher.error)
 
 
 class ApiProcess:
@@ -89,7 +103,11 @@ class ApiProcess:
             metrics=self.metrics,
         )
         self.health = Health(self.metrics)
-        self.reports = ControlReports(board, self.merged) if board is not None else None
+        self.reports = (
+            ControlReports(board, self.merged, settings.poll_interval)
+            if board is not None
+            else None
+        )
         self._add_checks()
         self.server = self._make_server(Tokens(tokens), canary_beat)
 
@@ -132,7 +150,7 @@ class ApiProcess:
         await wait_for_schema(self.store, self.health.mark_not_ready)
         if not lifetime.ending.is_set():
             self.health.mark_ready()
-        self.metrics.startup_duration.observe(time.monotonic() - lifetime.began_at)
+        self.metrics.startup_duration.observe(lifetime.age_seconds)
         _log.info("ready", process="api")
 
     async def keep_checking(self) -> None:
@@ -172,8 +190,10 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
     board = None if inheritance.board_fd is None else Blackboard(inheritance.board_fd)
     process = ApiProcess(settings, board, url_of(sock))
     process.metrics.process_restarts.labels("api").inc(inheritance.restarts)
-    # What was made until now lives as long as the process: no need to look through it.
+    # What was made until now lives as long as the process: no need to look through it. And
+    # requests leave hardly any cycles: the default looks for them after every few requests.
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     async with asyncio.TaskGroup() as group:
         recording = group.create_task(process.recorder.run())
         serving = group.create_task(process.server.serve(sockets=[sock]))

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import msgspec
+import psutil
 import uvloop
 
 from dory_orchestrator import logs
@@ -47,7 +48,11 @@ class Lifetime:
     def __init__(self) -> None:
         self.ending = asyncio.Event()
         self.orphaned = False
-        self.began_at = time.monotonic()
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the operating system started this process: imports take a part of it."""
+        return time.time() - psutil.Process().create_time()
 
     def watch(self) -> None:
         """SIGTERM is the parent's word; the end of standard input is the parent's end."""

@@ -1,7 +1,6 @@
 """The process that decides and acts: for now, the watcher."""
 
 import asyncio
-import time
 
 from dory_orchestrator.api.health import Health, database_check
 from dory_orchestrator.api.protocol import Connections
@@ -10,7 +9,7 @@ from dory_orchestrator.api.service import build
 from dory_orchestrator.app.child import Inheritance, Lifetime, open_store, until, wait_for_schema
 from dory_orchestrator.core.model import ComponentHealth
 from dory_orchestrator.logs import get_logger
-from dory_orchestrator.loops.report import Blackboard, ReportedComponent, keep_reporting
+from dory_orchestrator.loops.report import Blackboard, keep_reporting
 from dory_orchestrator.loops.watch import Watcher
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.settings import Settings
@@ -40,17 +39,13 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
     async def work() -> None:
         await wait_for_schema(store, health.mark_not_ready)
         health.mark_ready()
-        metrics.startup_duration.observe(time.monotonic() - lifetime.began_at)
+        metrics.startup_duration.observe(lifetime.age_seconds)
         _log.info("ready", process="control")
         await watcher.run()
 
-    def components() -> dict[str, ReportedComponent]:
-        found = watcher.health()
-        return {"watcher": ReportedComponent(found.status, found.message)}
-
     if inheritance.board_fd is not None:
         board = Blackboard(inheritance.board_fd)
-        telling = keep_reporting(board, components, metrics.samples)
+        telling = keep_reporting(board, lambda: watcher.progress, metrics.samples)
     else:
         telling = _serve_probes(inheritance, settings, health, metrics)
     await until(lifetime.ending, work(), telling)

@@ -5,8 +5,9 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import aiohttp
 import msgspec
@@ -15,17 +16,21 @@ from pydantic import SecretStr
 from dory_orchestrator.api.server import listen, url_of
 from dory_orchestrator.app.run import serve
 from dory_orchestrator.logs import get_logger
-from dory_orchestrator.loops.supervise import Signals
+from dory_orchestrator.loops.supervise import URGED, Signals
 from dory_orchestrator.ports import StoreError
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.embedded import EmbeddedPostgres
 from dory_orchestrator.store.migrate import upgrade
 
 _log = get_logger(__name__)
-_PORT_SECONDS = 5.0
+_PORT_SECONDS = 10.0
 _CRASH_LOOK_SECONDS = 0.5
 _CRASH_WAIT_SECONDS = 2.0
+_URGED_SECONDS = 0.3
 ENDPOINTS = "endpoints.json"
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class DataDirInUse(Exception):
@@ -37,8 +42,8 @@ def dev(settings: Settings, data_dir: Path, port: int) -> int:
     data_dir = data_dir.expanduser().resolve()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with _claimed(data_dir):
-            return asyncio.run(_dev(settings, data_dir, port))
+        with _claimed(data_dir) as unclean:
+            return asyncio.run(_dev(settings, data_dir, port, unclean=unclean))
     except DataDirInUse as error:
         _log.error("the data directory is in use", data_dir=str(data_dir), process=str(error))
     except OSError as error:
@@ -49,39 +54,66 @@ def dev(settings: Settings, data_dir: Path, port: int) -> int:
 
 
 @contextlib.contextmanager
-def _claimed(data_dir: Path) -> Iterator[None]:
-    """Hold the data directory. The lock ends with us, however suddenly."""
+def _claimed(data_dir: Path) -> Iterator[bool]:
+    """Hold the data directory; the lock ends with us, however suddenly.
+
+    Yields True when the one before was killed: it had no time to erase its process id.
+    """
     with (data_dir / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
             raise DataDirInUse(lock.read().strip() or "unknown") from error
+        lock.seek(0)
+        unclean = bool(lock.read())
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield unclean
+        finally:
+            lock.truncate(0)
 
 
-async def _dev(settings: Settings, data_dir: Path, port: int) -> int:
+async def _dev(settings: Settings, data_dir: Path, port: int, *, unclean: bool) -> int:
     signals = Signals()
     signals.listen()
     endpoints = data_dir / ENDPOINTS
-    sock = await _listen(port, unclean=endpoints.exists())
+    sock = await _listen(port, unclean=unclean)
     endpoints.unlink(missing_ok=True)
     postgres = EmbeddedPostgres(data_dir)
     with sock:
         _log.info("starting the embedded PostgreSQL", data_dir=str(data_dir))
         try:
-            database_url = await asyncio.to_thread(postgres.start)
-            await asyncio.to_thread(upgrade, database_url)
+            database_url = await _unless_urged(signals, postgres, postgres.start)
+            await _unless_urged(signals, postgres, upgrade, database_url)
             settings = settings.model_copy(
                 update={"config_db": SecretStr(database_url), "shutdown_delay": 0.0}
             )
-            return await _serve(settings, sock, signals, postgres, endpoints)
+            code = await _serve(settings, sock, signals, postgres, endpoints)
         finally:
             endpoints.unlink(missing_ok=True)
-            await asyncio.to_thread(postgres.stop, signals.urged.is_set())
+            await _unless_urged(signals, postgres, postgres.stop, signals.urged.is_set())
+    return URGED if signals.urged.is_set() else code
+
+
+async def _unless_urged(
+    signals: Signals,
+    postgres: EmbeddedPostgres,
+    work: Callable[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Do `work` on the server. When urged, the server is killed: then `work` ends soon too."""
+    working = asyncio.create_task(asyncio.to_thread(work, *args, **kwargs))
+    urged = asyncio.create_task(signals.urged.wait())
+    await asyncio.wait({working, urged}, return_when=asyncio.FIRST_COMPLETED)
+    urged.cancel()
+    done, _ = await asyncio.wait({working}, timeout=_URGED_SECONDS)
+    if not done:
+        await asyncio.to_thread(postgres.kill)
+    return await working
 
 
 async def _listen(port: int, *, unclean: bool) -> socket.socket:
@@ -103,6 +135,8 @@ async def _serve(
     postgres: EmbeddedPostgres,
     endpoints: Path,
 ) -> int:
+    if signals.asked.is_set():
+        return 0
     async with asyncio.TaskGroup() as group:
         beside = [
             group.create_task(_announce(settings, url_of(sock), endpoints)),

@@ -24,7 +24,8 @@ class BeatFacts:
     """What the database says about one heartbeat, read in the transaction that recorded it.
 
     `recorded` is False when a row that the beat belongs in was held by another transaction.
-    `left_node_name` is the node that the processor left in its latest move.
+    `left_node_name` is the node that the processor left in its latest move; only of a
+    processor that has left one is the owner told.
     """
 
     found: bool
@@ -38,18 +39,32 @@ class BeatFacts:
 NOT_FOUND = BeatFacts(found=False, recorded=True)
 
 
+DIRECTIVES = {
+    DirectiveReason.NOT_RECORDED: Directive.CONTINUE,
+    DirectiveReason.NOT_FOUND: Directive.SHUTDOWN,
+    DirectiveReason.ENDED: Directive.SHUTDOWN,
+    DirectiveReason.MOVED_AWAY: Directive.SHUTDOWN,
+    DirectiveReason.DESIRED: Directive.CONTINUE,
+}
+
+
 def decide(facts: BeatFacts, sender_node_name: str) -> tuple[Directive, DirectiveReason]:
     """Choose the directive; the first rule that holds decides.
 
     `shutdown` needs a fresh positive finding. Whatever leaves a doubt stands above the
     findings, so that a doubt can only ever lead to `continue`.
     """
+    reason = _reason(facts, sender_node_name)
+    return DIRECTIVES[reason], reason
+
+
+def _reason(facts: BeatFacts, sender_node_name: str) -> DirectiveReason:
     if not facts.recorded:
-        return Directive.CONTINUE, DirectiveReason.NOT_RECORDED
+        return DirectiveReason.NOT_RECORDED
     if not facts.found:
-        return Directive.SHUTDOWN, DirectiveReason.NOT_FOUND
+        return DirectiveReason.NOT_FOUND
     if facts.status in ENDED:
-        return Directive.SHUTDOWN, DirectiveReason.ENDED
+        return DirectiveReason.ENDED
     if (
         facts.left_node_name is not None
         and sender_node_name == facts.left_node_name
@@ -57,5 +72,5 @@ def decide(facts: BeatFacts, sender_node_name: str) -> tuple[Directive, Directiv
         and sender_node_name != facts.owner_node_name
         and facts.owner_ready
     ):
-        return Directive.SHUTDOWN, DirectiveReason.MOVED_AWAY
-    return Directive.CONTINUE, DirectiveReason.DESIRED
+        return DirectiveReason.MOVED_AWAY
+    return DirectiveReason.DESIRED

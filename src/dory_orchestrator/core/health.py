@@ -19,6 +19,21 @@ def ready(components: Iterable[ComponentHealth]) -> bool:
     return all(component.status is HealthStatus.HEALTHY for component in components)
 
 
+INTERVALS_UNTIL_UNHEALTHY = 3
+
+
+def watcher(
+    age_seconds: float | None, poll_interval_seconds: float, error: str | None
+) -> ComponentHealth:
+    """The component `watcher`: healthy while its last success is younger than three intervals."""
+    return by_age(
+        age_seconds,
+        INTERVALS_UNTIL_UNHEALTHY * poll_interval_seconds,
+        never="the configurations were not read yet",
+        error=error,
+    )
+
+
 def by_age(
     age_seconds: float | None, limit_seconds: float, *, never: str, error: str | None = None
 ) -> ComponentHealth:

@@ -20,18 +20,18 @@ _HEADER = Packing("<QI")  # length and CRC-32 of what follows
 _WRITE_SECONDS = 0.5
 
 
-class ReportedComponent(msgspec.Struct):
-    """One component's health, as the control process found it."""
+class WatcherProgress(msgspec.Struct, frozen=True):
+    """How the watcher gets on; moments are on the monotonic clock."""
 
-    status: str
-    message: str
+    succeeded_at: float | None
+    error: str | None
 
 
 class Report(msgspec.Struct):
     """`written_at` is on the monotonic clock, which all processes of a machine share."""
 
     written_at: float
-    components: dict[str, ReportedComponent]
+    watcher: WatcherProgress
     families: list[Family]
 
 
@@ -61,10 +61,10 @@ class Blackboard:
 
 async def keep_reporting(
     board: Blackboard,
-    components: Callable[[], dict[str, ReportedComponent]],
+    watcher: Callable[[], WatcherProgress],
     families: Callable[[], list[Family]],
 ) -> None:
     """Write a report twice a second until cancelled."""
     while True:
-        board.write(Report(time.monotonic(), components(), families()))
+        board.write(Report(time.monotonic(), watcher(), families()))
         await asyncio.sleep(_WRITE_SECONDS)

@@ -26,6 +26,9 @@ _ORDERLY = (0, -signal.SIGTERM)
 """Exit codes after our SIGTERM. Killed by it: it came before the process had a handler, and
 so before it had accepted any work."""
 
+URGED = 128 + signal.SIGTERM
+"""Our exit code when a second signal cut the orderly end short."""
+
 _BACKOFF = Backoff(first_seconds=0.1, most_seconds=10.0, forgotten_after_seconds=60.0)
 
 
@@ -72,7 +75,7 @@ async def supervise(
     """Keep all children running until asked to stop; returns our exit code.
 
     One that takes longer than `stop_seconds` to end is killed.
-    0 after an orderly end; 143 (128 + SIGTERM) when urged; 1 when a child had to be killed,
+    0 after an orderly end; URGED after a second signal; 1 when a child had to be killed,
     or gave up.
     """
     keeping = [asyncio.create_task(_keep(child, signals, stop_seconds)) for child in children]
@@ -84,7 +87,7 @@ async def supervise(
     orderly = all(await asyncio.gather(*keeping))
     asked.cancel()
     if signals.urged.is_set():
-        return 128 + signal.SIGTERM
+        return URGED
     return 0 if orderly and not gave_up else 1
 
 

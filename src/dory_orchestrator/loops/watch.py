@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from dory_orchestrator.core.changes import Changes, compare
-from dory_orchestrator.core.health import by_age
+from dory_orchestrator.core.health import watcher
 from dory_orchestrator.core.model import ComponentHealth, ProcessorConfig
 from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.report import WatcherProgress
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import ConfigStore, StoreError
 
 _log = get_logger(__name__)
 _RETRY_SECONDS = 1.0
-_INTERVALS_UNTIL_UNHEALTHY = 3
 
 
 def _now() -> float:
@@ -109,14 +109,14 @@ class Watcher:
                 _log.debug("not listening for changes", error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
 
+    @property
+    def progress(self) -> WatcherProgress:
+        """For the process that serves the probes."""
+        return WatcherProgress(self._succeeded_at, self._error)
+
     def health(self) -> ComponentHealth:
         """Healthy while the last success is younger than three intervals."""
         age = None if self._succeeded_at is None else _now() - self._succeeded_at
-        health = by_age(
-            age,
-            _INTERVALS_UNTIL_UNHEALTHY * self._interval_seconds,
-            never="the configurations were not read yet",
-            error=self._error,
-        )
+        health = watcher(age, self._interval_seconds, self._error)
         self._metrics.watcher_healthy.set(health.status == "healthy")
         return health

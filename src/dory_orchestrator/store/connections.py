@@ -18,7 +18,7 @@ from dory_orchestrator.core.breaker import (
 )
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.metrics import Metrics
-from dory_orchestrator.ports import StoreError, StoreTimeout, StoreUnavailable
+from dory_orchestrator.ports import RequestRefused, StoreError, StoreTimeout, StoreUnavailable
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
 from dory_orchestrator.store.queries import QUERIES
 
@@ -45,6 +45,19 @@ class Guard:
         self._metrics.breaker_state.labels("database").set(0)
 
     @contextmanager
+    def observe(self, query_type: str) -> Iterator[None]:
+        """Measure one call and name its errors, past the breaker: a probe asks the database
+        itself, and a lock that opened the breaker must not take a sound replica out of service.
+        """
+        started = time.monotonic()
+        try:
+            yield
+        except DRIVER_ERRORS as error:
+            raise translate(error) from error
+        finally:
+            self._metrics.query_duration.labels(query_type).observe(time.monotonic() - started)
+
+    @contextmanager
     def call(self, query_type: str) -> Iterator[None]:
         """Admit one call, and learn from how it ends.
 
@@ -55,6 +68,10 @@ class Guard:
         started = time.monotonic()
         try:
             yield
+        except RequestRefused:
+            # The database did its part: the client is at fault, and no alert should ring.
+            self._move(succeed(self._breaker))
+            raise
         except (StoreError, *DRIVER_ERRORS) as error:
             raise self._learn(
                 error if isinstance(error, StoreError) else translate(error)
@@ -126,6 +143,17 @@ class Pool:
     ) -> T:
         """Do `work` on a connection. Raises StoreError and its kinds."""
         with self._guard.call(query_type):
+            return await self._bounded(work, timeout_seconds)
+
+    async def probe(
+        self,
+        query_type: str,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        timeout_seconds: float,
+    ) -> T:
+        """Do `work` on a connection, whatever the breaker says. Raises StoreError and its kinds."""
+        with self._guard.observe(query_type):
             return await self._bounded(work, timeout_seconds)
 
     async def _bounded(

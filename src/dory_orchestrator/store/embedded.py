@@ -94,6 +94,16 @@ class EmbeddedPostgres:
                 _Server(pgdata).stop(immediate=immediate)
             self._process = None
 
+    def kill(self) -> None:
+        """End every process of the server at once; the next start recovers.
+
+        Waits for no lock: it also ends what another thread is waiting for. Raises
+        StoreUnavailable.
+        """
+        with _as_store_errors("killing the embedded PostgreSQL"):
+            if (pgdata := self._pgdata()) is not None:
+                _Server(pgdata).kill()
+
     def destroy(self) -> None:
         """Stop the server and delete its data. Raises StoreUnavailable."""
         pgdata = self._pgdata()
@@ -351,6 +361,7 @@ def _run(
         text=True,
         errors="replace",
         timeout=_PROGRAM_SECONDS,
+        start_new_session=True,  # Ctrl-C in a terminal is for us, not for a server half made
         check=False,
     )
 

@@ -79,7 +79,7 @@ class PostgresStore:
             if in_recovery or read_only:
                 raise StoreUnavailable("the database is read-only")
 
-        await self._others.run("ping", work, timeout_seconds=timeout_seconds)
+        await self._others.probe("ping", work, timeout_seconds=timeout_seconds)
 
     # Heartbeats
 
@@ -223,14 +223,15 @@ async def _wakes(connection: Connection, changed: asyncio.Event) -> AsyncIterato
 
 
 def _facts(rows: Sequence[Any], count: int) -> list[BeatFacts]:
+    """Facts by the ordinals, from 1, of the beats that share them."""
     facts = [NOT_FOUND] * count
-    for ordinal, status, recorded, left, owner, ready, _ in rows:
-        place = ordinal - 1
-        before = facts[place]
-        if before.found and before.status not in ENDED:
-            # A table without a key may hold the id twice: the row that keeps it alive counts.
-            continue
-        facts[place] = BeatFacts(True, recorded, status or "", left, owner, ready)
+    for ordinals, status, recorded, left, owner, ready, _ in rows:
+        shared = BeatFacts(True, recorded, status or "", left, owner, ready)
+        for ordinal in ordinals:
+            before = facts[ordinal - 1]
+            # A table without a key may hold an id twice: the row that keeps it alive counts.
+            if before is NOT_FOUND or before.status in ENDED:
+                facts[ordinal - 1] = shared
     return facts
 
 

@@ -18,8 +18,9 @@ known AS (
         link.edge_node_id,
         CASE WHEN departed.name = b.node_name THEN departed.id END AS seen_edge_node_id,
         departed.name AS left_node_name,
-        o.node_name AS owner_node_name,
-        o.ready AS owner_ready
+        -- The owner matters only where a move left somebody behind.
+        CASE WHEN departed.id IS NOT NULL THEN o.node_name END AS owner_node_name,
+        departed.id IS NOT NULL AND o.ready AS owner_ready
     FROM beat b
     JOIN processors p ON p.id = b.processor_id
     LEFT JOIN LATERAL (
@@ -71,21 +72,29 @@ canary_beat AS (
     UPDATE orchestrator.canary SET last_beat_at = now()
     WHERE ctid IN (SELECT ctid FROM orchestrator.canary WHERE $4 FOR NO KEY UPDATE SKIP LOCKED)
 )
+-- Beats of which the same is to be said share a row: mostly all of them do, and a row for
+-- each would cost the reader more than the rest of its work.
 SELECT
-    k.ordinal,
-    k.status,
-    EXISTS (SELECT FROM processor_written w WHERE w.id = k.processor_id)
-        AND (k.edge_node_id IS NULL
-            OR EXISTS (SELECT FROM node_written w WHERE w.id = k.edge_node_id))
-        AND (k.seen_edge_node_id IS NULL
-            OR EXISTS (SELECT FROM node_written w WHERE w.id = k.seen_edge_node_id))
-        AS recorded,
-    k.left_node_name,
-    k.owner_node_name,
-    COALESCE(k.owner_ready, false) AS owner_ready,
+    array_agg(ordinal) AS ordinals,
+    status,
+    recorded,
+    left_node_name,
+    owner_node_name,
+    owner_ready,
     -- For this transaction only: a crash of the server may forget the last beats, nothing else.
     set_config('synchronous_commit', 'off', true)
-FROM known k
+FROM (
+    SELECT
+        k.*,
+        EXISTS (SELECT FROM processor_written w WHERE w.id = k.processor_id)
+            AND (k.edge_node_id IS NULL
+                OR EXISTS (SELECT FROM node_written w WHERE w.id = k.edge_node_id))
+            AND (k.seen_edge_node_id IS NULL
+                OR EXISTS (SELECT FROM node_written w WHERE w.id = k.seen_edge_node_id))
+            AS recorded
+    FROM known k
+) told
+GROUP BY status, recorded, left_node_name, owner_node_name, owner_ready
 
 -- ping --
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean

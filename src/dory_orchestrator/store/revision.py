@@ -19,6 +19,13 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 UPGRADE_HINT = 'run "dory-orchestrator db upgrade"'
 
 _REVISION = "SELECT version_num FROM orchestrator.alembic_version"
+_MISSING_RIGHTS = """
+SELECT c.oid::regclass::text AS table, privilege
+FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+WHERE c.relnamespace = 'orchestrator'::regnamespace AND c.relkind = 'r'
+    AND c.relname <> 'alembic_version' AND NOT has_table_privilege(c.oid, privilege)
+ORDER BY 1, 2
+"""
 # Not by to_regclass: it fails in a schema that may not be used.
 _HAS_REVISION = """
 SELECT EXISTS (
@@ -46,6 +53,17 @@ async def verify(connection: Connection) -> None:
             f"the database is at revision {revision or 'none'}, needed is {head()}: {UPGRADE_HINT}"
         )
     await platform_tables.check(connection)
+    await _check_rights(connection)
+
+
+async def _check_rights(connection: Connection) -> None:
+    missing = await connection.fetch(_MISSING_RIGHTS)
+    if missing:
+        raise SchemaError(
+            "; ".join(
+                f"{row['table']}: the right to {row['privilege']} is missing" for row in missing
+            )
+        )
 
 
 async def revision_of(connection: Connection) -> str | None:
