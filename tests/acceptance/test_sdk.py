@@ -100,8 +100,7 @@ async def add_processor(connection: Any, status: str = "running") -> UUID:
         status,
     )
     await connection.execute(
-        "INSERT INTO edge_node_apps (edge_node_id, processor_id, status)"
-        " VALUES ($1, $2, 'active')",
+        "INSERT INTO edge_node_apps (edge_node_id, processor_id, status) VALUES ($1, $2, 'active')",
         node,
         key,
     )
