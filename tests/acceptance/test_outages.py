@@ -17,7 +17,7 @@ import aiohttp
 import asyncpg
 import psutil
 import pytest
-from tests.acceptance.real import HEARTBEAT, RealService, eventually, run_on
+from tests.acceptance.real import HEARTBEAT, RealService, add_edge_processor, eventually, run_on
 from tests.contract.worlds import connected
 
 from dory_orchestrator.store.embedded import EmbeddedPostgres
@@ -87,7 +87,7 @@ class Rig:
         async with connected(self.admin_url) as admin:
             for statement in GRANTS:
                 await admin.execute(statement)
-            return [await add_processor(admin) for _ in range(count)]
+            return [await add_edge_processor(admin) for _ in range(count)]
 
     def signal(self, number: int) -> None:
         """To the postmaster and each of its backends."""
@@ -103,25 +103,6 @@ GRANTS = (
     "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public, orchestrator TO app",
     "GRANT USAGE ON ALL SEQUENCES IN SCHEMA orchestrator TO app",
 )
-
-
-async def add_processor(connection: Any) -> UUID:
-    node = await connection.fetchval(
-        "INSERT INTO edge_nodes (organization_id, name, status) VALUES ($1, $2, 'online')"
-        " RETURNING id",
-        uuid4(),
-        str(uuid4()),
-    )
-    key: UUID = await connection.fetchval(
-        "INSERT INTO processors (processor_template_id, status) VALUES ($1, 'running') RETURNING id",
-        uuid4(),
-    )
-    await connection.execute(
-        "INSERT INTO edge_node_apps (edge_node_id, processor_id, status) VALUES ($1, $2, 'active')",
-        node,
-        key,
-    )
-    return key
 
 
 @asynccontextmanager

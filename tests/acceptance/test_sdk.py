@@ -4,10 +4,10 @@ import asyncio
 import json
 import sys
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
-from tests.acceptance.real import clean_environment, eventually, run_on
+from tests.acceptance.real import add_edge_processor, clean_environment, eventually, run_on
 from tests.contract.worlds import connected
 
 pytestmark = pytest.mark.timeout(60)
@@ -88,30 +88,11 @@ async def start_client(url: str, processor_id: UUID, epoch: str, token: str | No
     )
 
 
-async def add_processor(connection: Any, status: str = "running") -> UUID:
-    node = await connection.fetchval(
-        "INSERT INTO edge_nodes (organization_id, name, status) VALUES ($1, 'edge-1', 'online')"
-        " RETURNING id",
-        uuid4(),
-    )
-    key: UUID = await connection.fetchval(
-        "INSERT INTO processors (processor_template_id, status) VALUES ($1, $2) RETURNING id",
-        uuid4(),
-        status,
-    )
-    await connection.execute(
-        "INSERT INTO edge_node_apps (edge_node_id, processor_id, status) VALUES ($1, $2, 'active')",
-        node,
-        key,
-    )
-    return key
-
-
 @pytest.mark.parametrize("epoch", ["null", "7"])
 @pytest.mark.parametrize("url_end", ["", "/"])
 async def test_it_is_connected_and_shut_down_when_no_longer_desired(database_url, epoch, url_end):
     async with run_on(database_url) as service, connected(database_url) as connection:
-        key = await add_processor(connection)
+        key = await add_edge_processor(connection)
         client = await start_client(service.url + url_end, key, epoch, None)
         await client.until(directive="continue", connectivity="connected")
         (row,) = await connection.fetch(
@@ -131,7 +112,7 @@ async def test_it_is_connected_and_shut_down_when_no_longer_desired(database_url
 async def test_tokens_while_they_are_rotated(database_url):
     tokens = {"DORY_STATE_TOKEN": "new", "DORY_STATE_TOKEN_PREVIOUS": "old"}
     async with run_on(database_url, **tokens) as service, connected(database_url) as connection:
-        key = await add_processor(connection)
+        key = await add_edge_processor(connection)
         for token in ("new", "old"):
             client = await start_client(service.url, key, "null", token)
             await client.until(directive="continue", connectivity="connected")
