@@ -97,7 +97,7 @@ class Guard:
         if breaker.state is not before:
             self._metrics.breaker_state.labels("database").set(_STATE_NUMBER[breaker.state])
             self._metrics.breaker_transitions.labels("database", before, breaker.state).inc()
-            if breaker.state is not BreakerState.HALF_OPEN and before is not BreakerState.HALF_OPEN:
+            if breaker.state is BreakerState.OPEN and before is BreakerState.CLOSED:
                 _log.warning("circuit breaker opens", component="database", error=self._last_error)
             elif breaker.state is BreakerState.CLOSED:
                 _log.info("circuit breaker closes", component="database")
@@ -140,20 +140,10 @@ class Pool:
         work: Callable[[Connection], Awaitable[T]],
         *,
         timeout_seconds: float,
+        past_breaker: bool = False,
     ) -> T:
         """Do `work` on a connection. Raises StoreError and its kinds."""
-        with self._guard.call(query_type):
-            return await self._bounded(work, timeout_seconds)
-
-    async def probe(
-        self,
-        query_type: str,
-        work: Callable[[Connection], Awaitable[T]],
-        *,
-        timeout_seconds: float,
-    ) -> T:
-        """Do `work` on a connection, whatever the breaker says. Raises StoreError and its kinds."""
-        with self._guard.observe(query_type):
+        with (self._guard.observe if past_breaker else self._guard.call)(query_type):
             return await self._bounded(work, timeout_seconds)
 
     async def _bounded(

@@ -79,7 +79,7 @@ class PostgresStore:
             if in_recovery or read_only:
                 raise StoreUnavailable("the database is read-only")
 
-        await self._others.probe("ping", work, timeout_seconds=timeout_seconds)
+        await self._others.run("ping", work, timeout_seconds=timeout_seconds, past_breaker=True)
 
     # Heartbeats
 
