@@ -1,6 +1,7 @@
 """The process that hears heartbeats and serves everything else over HTTP."""
 
 import asyncio
+import contextlib
 import gc
 import time
 import uuid
@@ -28,6 +29,7 @@ from dory_orchestrator.store.postgres import PostgresStore
 _log = get_logger(__name__)
 _REPORT_SECONDS_MAX = 5.0
 _CHECK_SECONDS = 5.0
+_SETTLE_SECONDS = 3.0
 _DRAIN_SECONDS = 2.5
 _ORPHAN_GRACE_SECONDS = 1
 
@@ -146,18 +148,32 @@ class ApiProcess:
         return self.merged.render()
 
     async def set_up(self, lifetime: Lifetime) -> None:
-        """Ready once the database is there and fits."""
+        """Ready once the database is there and fits, and we heard of every part of us."""
         await wait_for_schema(self.store, self.health.mark_not_ready)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self._settle()
         if not lifetime.ending.is_set():
             self.health.mark_ready()
         self.metrics.startup_duration.observe(lifetime.age_seconds)
         _log.info("ready", process="api")
 
+    async def _settle(self) -> None:
+        """The first canary beat is recorded and the watcher has read: nobody who comes as soon
+        as we are ready sees us unhealthy. Neither is waited for long: we can serve without."""
+        while self.canary.age_seconds is None or not await self._watcher_is_well():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+    async def _watcher_is_well(self) -> bool:
+        if self.reports is None:
+            return True
+        return (await self.reports.watcher()).status is HealthStatus.HEALTHY
+
     async def keep_checking(self) -> None:
         """So that metrics tell of the components also when nobody probes."""
         while True:
-            await self.health.check()
             await asyncio.sleep(_CHECK_SECONDS)
+            await self.health.check()
 
 
 def accepted_tokens(settings: Settings) -> list[str]:
