@@ -759,6 +759,18 @@ class TestOddButAllowed:
             assert status == 200 or answer.error
         assert (await client.ask(LIVEZ)).status == 200
 
+    async def test_each_of_several_heads_in_a_row_is_answered(self, site: Site):
+        client = await site.connect()
+        head = b"HEAD /livez HTTP/1.1\r\n\r\n"
+        await client.send(head + head + LIVEZ + head)
+        for bodiless in (True, True, False, True):
+            if bodiless:
+                answer = await client.reader.readuntil(b"\r\n\r\n")
+                assert answer.startswith(b"HTTP/1.1 200")
+            else:
+                assert (await client.answer()).status == 200
+        assert (await client.ask(beat_request())).status == 200
+
     async def test_expect_100_continue_is_told_to_go_on(self, site: Site):
         client = await site.connect()
         await client.send(BEAT_HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")

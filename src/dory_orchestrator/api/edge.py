@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
 from dory_orchestrator.api.asgi import (
     BodyTooLarge,
@@ -21,6 +21,7 @@ from dory_orchestrator.api.asgi import (
     error_response,
     json_response,
     read_body,
+    too_large,
 )
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.bodies import (
@@ -52,6 +53,7 @@ from dory_orchestrator.ports import (
 
 T = TypeVar("T")
 _log = get_logger(__name__)
+_JSON = (b"content-type", b"application/json")
 _RETRY = {"retry-after": "5"}
 _UNAUTHORIZED = {"www-authenticate": "Bearer"}
 
@@ -76,8 +78,25 @@ class EdgeApi:
         self._canary_id = str(canary.processor_id) if canary else None
         self._anonymous = metrics.heartbeats.labels("anonymous")
 
-    async def heartbeat(self, scope: Scope, receive: Receive) -> Response:
-        """Always 200 when the request is sound, whatever the database does."""
+    async def heartbeat(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Always 200 when the request is sound, whatever the database does.
+
+        An ASGI application of its own: a Request and a Response object for each heartbeat
+        cost more than all that is needed of them.
+        """
+        try:
+            refusal = await self._hear(scope, receive, send)
+        except ClientGone:
+            self._metrics.heartbeats_refused.labels("incomplete").inc()
+        except BodyTooLarge:
+            self._metrics.heartbeats_refused.labels("too_large").inc()
+            await too_large()(scope, receive, send)
+        else:
+            if refusal is not None:
+                await refusal(scope, receive, send)
+
+    async def _hear(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        """Answer, or return what is to be answered instead."""
         if not self._tokens.admit(scope):
             return self._refuse(
                 "unauthorized", 401, "authorization: a valid bearer token is needed"
@@ -86,17 +105,13 @@ class EdgeApi:
             beat = heartbeat(await read_body(scope, receive))
         except BodyError as error:
             return self._refuse("malformed", 400, str(error))
-        except BodyTooLarge:
-            self._metrics.heartbeats_refused.labels("too_large").inc()
-            raise
-        except ClientGone:
-            self._metrics.heartbeats_refused.labels("incomplete").inc()
-            raise
         if not beat.processor_id:
             self._anonymous.inc()
-            return _heartbeat_answer(True, "continue")
+            await _answer_heartbeat(send, True, "continue")
+            return None
         answer = await self._recorder.submit(self._beat(beat))
-        return _heartbeat_answer(answer.acknowledged, answer.directive)
+        await _answer_heartbeat(send, answer.acknowledged, answer.directive)
+        return None
 
     def _beat(self, request: Heartbeat) -> Beat | None:
         if request.processor_id == self._canary_id:
@@ -158,11 +173,11 @@ class EdgeApi:
         return json_response(DecommissionAnswer("decommissioned", body.node_name, stopped))
 
 
-def _heartbeat_answer(acknowledged: bool, directive: str) -> Response:
-    return Response(
-        encode(HeartbeatAnswer(acknowledged, time.time(), directive)),
-        media_type="application/json",
-    )
+async def _answer_heartbeat(send: Send, acknowledged: bool, directive: str) -> None:
+    body = encode(HeartbeatAnswer(acknowledged, time.time(), directive))
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length]})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _registration(body: EdgeNodeRequest) -> EdgeNodeRegistration:

@@ -25,6 +25,8 @@ from dory_orchestrator.store.queries import QUERIES
 Connection = Any
 """An asyncpg connection: its pool hands out proxies, which the stubs give another type."""
 
+CONNECT_SECONDS = 2.0
+
 T = TypeVar("T")
 _log = get_logger(__name__)
 _STATE_NUMBER = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
@@ -121,7 +123,7 @@ class Pool:
         self._options: dict[str, Any] = {
             "min_size": 0,
             "max_size": size,
-            "timeout": 2.0,
+            "timeout": CONNECT_SECONDS,
             "command_timeout": None,
             "server_settings": {"application_name": application_name},
             "init": _limit_statements,
@@ -198,6 +200,79 @@ class Pool:
             self._pool.terminate()
             closing.cancel()
         await asyncio.gather(closing, *self._abandoned, return_exceptions=True)
+
+
+class OwnConnection:
+    """One connection, opened when needed and kept, for one caller at a time.
+
+    What a pool does beside the call costs more than the call's own part in this process.
+    """
+
+    def __init__(self, dsn: str, *, guard: Guard, application_name: str) -> None:
+        self._guard = guard
+        self._dsn = dsn
+        self._settings = {"application_name": application_name}
+        self._connection: Connection = None
+        self._free = asyncio.Lock()
+
+    @property
+    def open_connections(self) -> int:
+        return 0 if self._connection is None or self._connection.is_closed() else 1
+
+    async def run(
+        self,
+        query_type: str,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        timeout_seconds: float,
+    ) -> T:
+        """Do `work` on the connection. Raises StoreError and its kinds."""
+        with self._guard.call(query_type):
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + timeout_seconds
+            try:
+                async with self._free:
+                    return await self._do(work, loop, deadline)
+            except DRIVER_ERRORS as error:
+                if loop.time() >= deadline:
+                    raise StoreTimeout(f"no answer within {timeout_seconds:g} s") from error
+                raise
+
+    async def _do(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        loop: asyncio.AbstractEventLoop,
+        deadline: float,
+    ) -> T:
+        if not self.open_connections:
+            async with asyncio.timeout_at(deadline):
+                await self._open()
+        connection = self._connection
+        # Cut from outside: see Pool.
+        cut = loop.call_at(deadline, connection.terminate)
+        try:
+            return await work(connection)
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
+        finally:
+            cut.cancel()
+
+    async def _open(self) -> None:
+        connection = await asyncpg.connect(
+            self._dsn, timeout=CONNECT_SECONDS, server_settings=self._settings
+        )
+        try:
+            await _limit_statements(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        self._connection = connection
+
+    async def close(self) -> None:
+        """Cut it: whoever still used it has had its time."""
+        if self._connection is not None:
+            self._connection.terminate()
 
 
 async def _limit_statements(connection: Connection) -> None:

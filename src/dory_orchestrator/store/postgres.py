@@ -22,13 +22,18 @@ from dory_orchestrator.ports import (
     StoreDataError,
     StoreUnavailable,
 )
-from dory_orchestrator.store.connections import Connection, Guard, Pool
+from dory_orchestrator.store.connections import (
+    CONNECT_SECONDS,
+    Connection,
+    Guard,
+    OwnConnection,
+    Pool,
+)
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
 from dory_orchestrator.store.queries import QUERIES
 from dory_orchestrator.store.revision import verify
 
 CHANNEL = "orchestrator_changed"
-_CONNECT_SECONDS = 2.0
 _LOCK_WAIT_MILLISECONDS = "1000"
 
 
@@ -55,7 +60,7 @@ class PostgresStore:
         guard = Guard(metrics, breaker)
         name = f"dory-orchestrator {role}"
         self._guard = guard
-        self._beats = Pool(dsn, size=1, guard=guard, application_name=f"{name} heartbeats")
+        self._beats = OwnConnection(dsn, guard=guard, application_name=f"{name} heartbeats")
         self._others = Pool(dsn, size=pool_size, guard=guard, application_name=name)
         self._listeners = 0
         metrics.connections_active.set_function(self._open_connections)
@@ -190,7 +195,7 @@ class PostgresStore:
         try:
             connection = await asyncpg.connect(
                 self._dsn,
-                timeout=_CONNECT_SECONDS,
+                timeout=CONNECT_SECONDS,
                 server_settings={"application_name": "dory-orchestrator listener"},
             )
         except DRIVER_ERRORS as error:
@@ -207,7 +212,7 @@ class PostgresStore:
 
 async def _listen(connection: Connection, changed: asyncio.Event) -> None:
     try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
+        async with asyncio.timeout(CONNECT_SECONDS):
             await connection.add_listener(CHANNEL, lambda *_: changed.set())
     except DRIVER_ERRORS as error:
         raise translate(error) from error
@@ -225,7 +230,9 @@ async def _wakes(connection: Connection, changed: asyncio.Event) -> AsyncIterato
 def _facts(rows: Sequence[Any], count: int) -> list[BeatFacts]:
     """Facts by the ordinals, from 1, of the beats that share them."""
     facts = [NOT_FOUND] * count
-    for ordinals, status, recorded, left, owner, ready, _ in rows:
+    for ordinals, found, recorded, status, left, owner, ready, _ in rows:
+        if not found:
+            continue
         shared = BeatFacts(True, recorded, status or "", left, owner, ready)
         for ordinal in ordinals:
             before = facts[ordinal - 1]

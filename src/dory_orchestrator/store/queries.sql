@@ -6,34 +6,15 @@
 -- $4 is a canary among them, $5 longest time in seconds between canary beats that is no gap.
 -- Rows are locked in order of id, so that two writers cannot wait for each other, and rows
 -- that somebody else holds are skipped: one forgotten transaction must not stop all beats.
+-- Each row is looked up once, when it is locked, and then written in its place (ctid). One that
+-- moved in between, under a concurrent update, counts as held by somebody else.
 WITH beat AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::boolean[])
         WITH ORDINALITY AS b (processor_id, node_name, healthy, ordinal)
 ),
-known AS (
-    SELECT
-        b.processor_id,
-        b.ordinal,
-        p.status::text AS status,
-        link.edge_node_id,
-        CASE WHEN departed.name = b.node_name THEN departed.id END AS seen_edge_node_id,
-        departed.name AS left_node_name,
-        -- The owner matters only where a move left somebody behind.
-        CASE WHEN departed.id IS NOT NULL THEN o.node_name END AS owner_node_name,
-        departed.id IS NOT NULL AND o.ready AS owner_ready
-    FROM beat b
-    JOIN processors p ON p.id = b.processor_id
-    LEFT JOIN LATERAL (
-        SELECT n.id AS edge_node_id
-        FROM edge_node_apps a JOIN edge_nodes n ON n.id = a.edge_node_id
-        WHERE a.processor_id = p.id AND a.status = 'active'
-        LIMIT 1
-    ) link ON true
-    LEFT JOIN orchestrator.ownership o ON o.processor_id = p.id
-    LEFT JOIN edge_nodes departed ON departed.id = o.left_edge_node_id
-),
 processor_lock AS MATERIALIZED (
-    SELECT id FROM processors WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+    SELECT id, ctid AS place, status::text AS status
+    FROM processors WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 ),
 processor_written AS (
     UPDATE processors p
@@ -46,11 +27,33 @@ processor_written AS (
         SELECT DISTINCT ON (processor_id) processor_id, healthy
         FROM beat ORDER BY processor_id, ordinal DESC
     ) last ON last.processor_id = l.id
-    WHERE p.id = l.id
+    WHERE p.ctid = l.place
     RETURNING p.id
 ),
+known AS (
+    SELECT
+        b.processor_id,
+        b.ordinal,
+        l.id IS NOT NULL AS locked,
+        l.status,
+        link.edge_node_id,
+        CASE WHEN departed.name = b.node_name THEN departed.id END AS seen_edge_node_id,
+        departed.name AS left_node_name,
+        -- The owner matters only where a move left somebody behind.
+        CASE WHEN departed.id IS NOT NULL THEN o.node_name END AS owner_node_name,
+        departed.id IS NOT NULL AND o.ready AS owner_ready
+    FROM beat b
+    LEFT JOIN processor_lock l ON l.id = b.processor_id
+    LEFT JOIN LATERAL (
+        SELECT a.edge_node_id FROM edge_node_apps a
+        WHERE a.processor_id = l.id AND a.status = 'active'
+        LIMIT 1
+    ) link ON true
+    LEFT JOIN orchestrator.ownership o ON o.processor_id = l.id
+    LEFT JOIN edge_nodes departed ON departed.id = o.left_edge_node_id
+),
 node_lock AS MATERIALIZED (
-    SELECT id FROM edge_nodes
+    SELECT id, ctid AS place FROM edge_nodes
     WHERE id = ANY (ARRAY(
         SELECT edge_node_id FROM known WHERE edge_node_id IS NOT NULL
         UNION ALL
@@ -60,7 +63,7 @@ node_lock AS MATERIALIZED (
 ),
 node_written AS (
     UPDATE edge_nodes n SET last_heartbeat_at = now()
-    FROM node_lock l WHERE n.id = l.id
+    FROM node_lock l WHERE n.ctid = l.place
     RETURNING n.id
 ),
 canary_gap AS (
@@ -76,8 +79,9 @@ canary_beat AS (
 -- each would cost the reader more than the rest of its work.
 SELECT
     array_agg(ordinal) AS ordinals,
-    status,
+    found,
     recorded,
+    status,
     left_node_name,
     owner_node_name,
     owner_ready,
@@ -86,15 +90,22 @@ SELECT
 FROM (
     SELECT
         k.*,
-        EXISTS (SELECT FROM processor_written w WHERE w.id = k.processor_id)
-            AND (k.edge_node_id IS NULL
-                OR EXISTS (SELECT FROM node_written w WHERE w.id = k.edge_node_id))
+        CASE WHEN k.locked THEN true
+            ELSE EXISTS (SELECT FROM processors p WHERE p.id = k.processor_id) END AS found,
+        k.locked
+            AND EXISTS (SELECT FROM processor_written w WHERE w.id = k.processor_id)
+            AND CASE
+                WHEN k.edge_node_id IS NULL THEN true
+                WHEN EXISTS (SELECT FROM node_written w WHERE w.id = k.edge_node_id) THEN true
+                -- A link to a node that is not there is no link.
+                ELSE NOT EXISTS (SELECT FROM edge_nodes n WHERE n.id = k.edge_node_id)
+            END
             AND (k.seen_edge_node_id IS NULL
                 OR EXISTS (SELECT FROM node_written w WHERE w.id = k.seen_edge_node_id))
             AS recorded
     FROM known k
 ) told
-GROUP BY status, recorded, left_node_name, owner_node_name, owner_ready
+GROUP BY found, recorded, status, left_node_name, owner_node_name, owner_ready
 
 -- ping --
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean
