@@ -105,8 +105,7 @@ class HeartbeatStore(Protocol):
     ) -> list[BeatFacts]:
         """Record a batch in one round trip and say what the database knows of each, in order.
 
-        `(processor_id, node_name)` is unique in `beats`; of several beats of one processor
-        the last decides its health. `canary` also renews the moment of the last canary beat,
+        Of several beats of one processor the last decides its health. `canary` also renews the moment of the last canary beat,
         and stores the time since the one before as a gap when it was too long. An empty batch
         is allowed: it proves that the database takes writes.
 

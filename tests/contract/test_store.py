@@ -82,7 +82,9 @@ async def test_the_linked_node_is_fresh_and_no_other(world):
 
 async def test_the_last_beat_of_a_processor_decides_its_health(world):
     key = await world.add_processor()
-    await record(world, Beat(key, "a", True), Beat(key, "b", False))
+    beats = [Beat(key, "a", True), Beat(key, "b", True), Beat(key, "a", False)]
+    facts = await record(world, *beats)
+    assert [fact.recorded for fact in facts] == [True] * 3
     assert await world.health_of(key) == "unhealthy"
 
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from dory_orchestrator.core.directive import (
     DIRECTIVES,
-    NOT_FOUND,
     BeatFacts,
     DirectiveReason,
     decide,
@@ -60,15 +59,11 @@ _RECORDED: dict[DirectiveReason, Answer] = {
     for reason, directive in DIRECTIVES.items()
     if reason is not DirectiveReason.NOT_RECORDED
 }
+_NOT_FOUND = _RECORDED[DirectiveReason.NOT_FOUND]
 _CANARY = Answer(True, Directive.CONTINUE, "recorded", "canary")
 _LOCKED = Answer(False, Directive.CONTINUE, "locked", str(DirectiveReason.NOT_RECORDED))
 _UNRECORDED = Answer(False, Directive.CONTINUE, "unrecorded", str(DirectiveReason.NOT_RECORDED))
 _SHED = Answer(False, Directive.CONTINUE, "shed", str(DirectiveReason.NOT_RECORDED))
-
-
-def _now() -> float:
-    """Seconds on the event loop's clock."""
-    return asyncio.get_running_loop().time()
 
 
 class _Waiting(NamedTuple):
@@ -141,6 +136,10 @@ class HeartbeatRecorder:
         future.set_result(answer)
         return True
 
+    def _now(self) -> float:
+        """Seconds on the event loop's clock."""
+        return (self._loop or asyncio.get_running_loop()).time()
+
     def close(self) -> None:
         """Take no more beats; `run` returns once the accepted ones are answered."""
         self._closing = True
@@ -172,9 +171,9 @@ class HeartbeatRecorder:
         self._in_flight = [self._waiting.popleft() for _ in range(size)]
         self._metrics.heartbeat_queue_depth.set(len(self._waiting))
         self._observe(size)
-        started = _now()
+        started = self._now()
         answers = await self._record(self._in_flight)
-        self._metrics.heartbeat_batch_duration.observe(_now() - started)
+        self._metrics.heartbeat_batch_duration.observe(self._now() - started)
         self._deliver(answers)
 
     def _observe(self, size: int) -> None:
@@ -200,42 +199,37 @@ class HeartbeatRecorder:
             self._metrics.heartbeat_directives.labels(answer.directive, answer.reason).inc(count)
 
     async def _record(self, batch: Sequence[_Waiting]) -> list[Answer]:
-        entries: dict[tuple[object, str], Beat] = {}
-        canary = False
-        for beat, _, _ in batch:
-            if beat is None:
-                continue
-            if beat is self._canary:
-                canary = True
-                continue
-            key = (beat[0], beat[1])
-            entries.pop(key, None)  # the last beat wins, in its own place in the order
-            entries[key] = beat
-        deadline = _now() + self._limits.statement_seconds
+        canary = self._canary
+        beats = [beat for beat, _, _ in batch if beat is not None and beat is not canary]
+        has_canary = any(beat is canary for beat, _, _ in batch if beat is not None)
+        deadline = self._now() + self._limits.statement_seconds
         try:
-            facts = await self._store_all(list(entries.values()), canary, deadline)
+            facts = await self._store_all(beats, has_canary, deadline)
         except StoreError as error:
             self._tell(error)
             return [_UNRECORDED] * len(batch)
         self._tell(None)
-        known = dict(zip(entries, facts, strict=True))
-        return self._answers(batch, known)
+        return self._answers(batch, facts)
 
     def _answers(
-        self, batch: Sequence[_Waiting], known: dict[tuple[object, str], BeatFacts | None]
+        self, batch: Sequence[_Waiting], facts_of_beats: Sequence[BeatFacts | None]
     ) -> list[Answer]:
         answers = []
         same: BeatFacts | None = None
         answer = _UNRECORDED
+        remaining = iter(facts_of_beats)
         for beat, _, _ in batch:
-            if beat is self._canary and beat is not None:
+            if beat is None:
+                answers.append(_NOT_FOUND)
+                continue
+            if beat is self._canary:
                 answers.append(_CANARY)
                 continue
-            facts = NOT_FOUND if beat is None else known[beat[0], beat[1]]
+            facts = next(remaining)
             # Beats that share their facts share the answer, unless it depends on the sender.
             if facts is None or facts is not same or facts.left_node_name is not None:
                 same = facts
-                answer = _answer(facts, beat[1] if beat is not None else "")
+                answer = _answer(facts, beat[1])
             answers.append(answer)
         return answers
 
@@ -274,7 +268,7 @@ class HeartbeatRecorder:
     async def _store_some(
         self, beats: list[Beat], canary: bool, deadline: float
     ) -> list[BeatFacts]:
-        left_seconds = max(0.001, deadline - _now())
+        left_seconds = max(0.001, deadline - self._now())
         return await self._store.record_heartbeats(
             beats, canary=canary, timeout_seconds=left_seconds
         )

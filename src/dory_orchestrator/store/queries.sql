@@ -2,7 +2,8 @@
 -- on purpose: a state column may be an enum of the platform's, and a literal takes its type.
 
 -- record_heartbeats --
--- $1 processor ids, $2 node names, $3 healthy: one entry a beat, unique by id and node name.
+-- $1 processor ids, $2 node names, $3 healthy: one entry a beat. Of several of one processor
+-- the last decides its health.
 -- $4 is a canary among them, $5 longest time in seconds between canary beats that is no gap.
 -- Rows are locked in order of id, so that two writers cannot wait for each other, and rows
 -- that somebody else holds are skipped: one forgotten transaction must not stop all beats.
