@@ -93,22 +93,29 @@ class PostgresStore:
     ) -> list[BeatFacts]:
         """See HeartbeatStore. A deadlock is tried once more."""
 
-        async def work(connection: Connection) -> list[Any]:
-            try:
-                return await record(connection)
-            except asyncpg.DeadlockDetectedError:
-                return await record(connection)
+        arguments = (
+            [beat[0] for beat in beats],
+            [beat[1] for beat in beats],
+            [beat[2] for beat in beats],
+        )
 
         async def record(connection: Connection) -> list[Any]:
-            rows: list[Any] = await connection.fetch(
-                QUERIES["record_heartbeats"],
-                [beat[0] for beat in beats],
-                [beat[1] for beat in beats],
-                [beat[2] for beat in beats],
-                canary,
-                self._canary_gap_seconds,
-            )
+            rows: list[Any] = await connection.fetch(QUERIES["record_heartbeats"], *arguments)
             return rows
+
+        async def record_with_canary(connection: Connection) -> list[Any]:
+            async with connection.transaction():
+                rows = await record(connection)
+                await connection.execute(QUERIES["renew_canary"], self._canary_gap_seconds)
+            return rows
+
+        once = record_with_canary if canary else record
+
+        async def work(connection: Connection) -> list[Any]:
+            try:
+                return await once(connection)
+            except asyncpg.DeadlockDetectedError:
+                return await once(connection)
 
         rows = await self._beats.run("record_heartbeats", work, timeout_seconds=timeout_seconds)
         return _facts(rows, len(beats))

@@ -4,7 +4,6 @@
 -- record_heartbeats --
 -- $1 processor ids, $2 node names, $3 healthy: one entry a beat. Of several of one processor
 -- the last decides its health.
--- $4 is a canary among them, $5 longest time in seconds between canary beats that is no gap.
 -- Rows are locked in order of id, so that two writers cannot wait for each other, and rows
 -- that somebody else holds are skipped: one forgotten transaction must not stop all beats.
 -- Each row is looked up once, when it is locked, and then written in its place (ctid). One that
@@ -66,15 +65,6 @@ node_written AS (
     UPDATE edge_nodes n SET last_heartbeat_at = now()
     FROM node_lock l WHERE n.ctid = l.place
     RETURNING n.id
-),
-canary_gap AS (
-    INSERT INTO orchestrator.gaps (cause, began_at, ended_at)
-    SELECT 'canary', last_beat_at, now() FROM orchestrator.canary
-    WHERE $4 AND now() - last_beat_at > make_interval(secs => $5)
-),
-canary_beat AS (
-    UPDATE orchestrator.canary SET last_beat_at = now()
-    WHERE ctid IN (SELECT ctid FROM orchestrator.canary WHERE $4 FOR NO KEY UPDATE SKIP LOCKED)
 )
 -- Beats of which the same is to be said share a row: mostly all of them do, and a row for
 -- each would cost the reader more than the rest of its work.
@@ -107,6 +97,17 @@ FROM (
     FROM known k
 ) told
 GROUP BY found, recorded, status, left_node_name, owner_node_name, owner_ready
+
+-- renew_canary --
+-- $1 longest time in seconds between canary beats that is no gap. In the transaction of the
+-- batch that the canary came in; a statement of its own, so that no other batch pays for it.
+WITH canary_gap AS (
+    INSERT INTO orchestrator.gaps (cause, began_at, ended_at)
+    SELECT 'canary', last_beat_at, now() FROM orchestrator.canary
+    WHERE now() - last_beat_at > make_interval(secs => $1)
+)
+UPDATE orchestrator.canary SET last_beat_at = now()
+WHERE ctid IN (SELECT ctid FROM orchestrator.canary FOR NO KEY UPDATE SKIP LOCKED)
 
 -- ping --
 SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::boolean
