@@ -84,16 +84,9 @@ class EdgeApi:
         An ASGI application of its own: a Request and a Response object for each heartbeat
         cost more than all that is needed of them.
         """
-        try:
-            refusal = await self._hear(scope, receive, send)
-        except ClientGone:
-            self._metrics.heartbeats_refused.labels("incomplete").inc()
-        except BodyTooLarge:
-            self._metrics.heartbeats_refused.labels("too_large").inc()
-            await too_large()(scope, receive, send)
-        else:
-            if refusal is not None:
-                await refusal(scope, receive, send)
+        refusal = await self._hear(scope, receive, send)
+        if refusal is not None:
+            await refusal(scope, receive, send)
 
     async def _hear(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """Answer, or return what is to be answered instead."""
@@ -105,6 +98,10 @@ class EdgeApi:
             beat = heartbeat(await read_body(scope, receive))
         except BodyError as error:
             return self._refuse("malformed", 400, str(error))
+        except BodyTooLarge:
+            return self._refuse("too_large", 413)
+        except ClientGone:
+            return self._refuse("incomplete", 400, "body: incomplete")
         if not beat.processor_id:
             self._anonymous.inc()
             await _answer_heartbeat(send, True, "continue")
@@ -122,8 +119,10 @@ class EdgeApi:
             return None
         return Beat(processor_id, request.node_id, request.status == "healthy")
 
-    def _refuse(self, reason: str, status: int, text: str) -> Response:
+    def _refuse(self, reason: str, status: int, text: str = "") -> Response:
         self._metrics.heartbeats_refused.labels(reason).inc()
+        if status == 413:
+            return too_large()
         return error_response(status, text, _UNAUTHORIZED if status == 401 else None)
 
     async def register(self, request: Request) -> Response:
