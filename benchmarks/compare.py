@@ -13,7 +13,8 @@ from benchmarks.load import Load, Measured
 BATCH_SIZE = "dory_heartbeat_batch_size"
 _MEMORY = "process_resident_memory_bytes"
 _WARM_UP_SECONDS = 2
-_POOL_SIZES = (5, 10, 20)
+_POOL_SIZES = (10, 20)
+_LEAN_POOL_SIZE = 20
 
 
 @dataclass(slots=True)
@@ -57,15 +58,16 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """All of them. `real` is the command as shipped."""
+    """All of them. `real` is the command as shipped, `lean` plain without its framework."""
 
     real: Variant
     no_database: Variant
     plain: Sequence[Variant]
+    lean: Variant
 
     @property
     def all(self) -> list[Variant]:
-        return [self.real, self.no_database, *self.plain]
+        return [self.real, self.no_database, *self.plain, self.lean]
 
     @property
     def best_plain(self) -> Variant:
@@ -92,13 +94,17 @@ def started(folder: Path, url: str, plain_url: str, token: str) -> Iterator[Comp
             stack.enter_context(servers.running(server, command(server.port), variables))
             return Variant(server)
 
-        def start_plain(size: int) -> Variant:
-            return start(f"plain, pool of {size}", lambda p: servers.plain(plain_url, p, size))
+        def start_plain(size: int, app: str = "fastapi") -> Variant:
+            name = "lean" if app == "lean" else "plain"
+            return start(
+                f"{name}, pool of {size}", lambda p: servers.plain(plain_url, p, size, app)
+            )
 
         yield Compared(
             start("recorded", lambda port: servers.real(url, port)),
             start("no database", lambda port: servers.no_database(url, port)),
             [start_plain(size) for size in _POOL_SIZES],
+            start_plain(_LEAN_POOL_SIZE, "lean"),
         )
 
 

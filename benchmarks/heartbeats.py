@@ -113,6 +113,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     targets = _targets(finding.compared)
     _print_table(finding)
     _print_targets(targets)
+    _print_lean(finding.compared)
     missed = [] if arguments.no_targets else _missed(targets)
     problems = [*finding.problems, *missed]
     for trouble in finding.troubles:
@@ -258,6 +259,12 @@ def _print_targets(targets: Sequence[Target]) -> None:
             f"recorded / {target.name}: {_spread(target.ratios, '{:.2f}')},"
             f" target {target.least}: {'missed' if target.missed else 'met'}"
         )
+
+
+def _print_lean(compared: Compared) -> None:
+    """For orientation: how much of the distance to plain is its framework's."""
+    ratios = compared.real.ratios_to(compared.lean)
+    print(f"recorded / {compared.lean.server.name}: {_spread(ratios, '{:.2f}')}")
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -1,9 +1,10 @@
 """The plain way: one transaction for each heartbeat, over a pool of connections.
 
 The behaviour that the reference describes, statement by statement: the linked edge node, the
-processor, then the look-up that decides the directive. On the same server software: uvicorn
-with uvloop and httptools, Starlette, msgspec, asyncpg. `synchronous_commit` is the server's
-default.
+processor, then the look-up that decides the directive. `synchronous_commit` is the server's
+default. Two of them, on the same server software (uvicorn with uvloop and httptools, asyncpg):
+with FastAPI, as such a service is mostly written, and *lean*, with Starlette and msgspec, for
+who wants to know what of the difference is the framework's.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 import uvicorn
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -77,18 +80,26 @@ class Plain:
         async with asyncpg.create_pool(self._url, min_size=size, max_size=size) as self._pool:
             yield
 
-    async def heartbeat(self, request: Request) -> Response:
-        """One transaction: the node, the processor, and what the processor should do."""
+    def admit(self, request: Request) -> bool:
+        """Does the request carry the token?"""
         given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, self._authorization):
+        return hmac.compare_digest(given, self._authorization)
+
+    async def record(self, processor_id: UUID, status: str) -> str:
+        """One transaction: the node, the processor, and what the processor should do."""
+        health = "healthy" if status == "healthy" else "unhealthy"
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(_NODE_HEARD, processor_id)
+            await connection.execute(_PROCESSOR_HEARD, processor_id, health)
+            found = await connection.fetchval(_LOOK_UP, processor_id)
+        return "shutdown" if found in (None, "terminated", "failed") else "continue"
+
+    async def lean_heartbeat(self, request: Request) -> Response:
+        """As little around the transaction as there can be."""
+        if not self.admit(request):
             return Response(status_code=401)
         beat = _decode(await request.body())
-        health = "healthy" if beat.status == "healthy" else "unhealthy"
-        async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(_NODE_HEARD, beat.processor_id)
-            await connection.execute(_PROCESSOR_HEARD, beat.processor_id, health)
-            status = await connection.fetchval(_LOOK_UP, beat.processor_id)
-        directive = "shutdown" if status in (None, "terminated", "failed") else "continue"
+        directive = await self.record(beat.processor_id, beat.status)
         return Response(
             _encode(Answer(True, time.time(), directive)), media_type="application/json"
         )
@@ -98,20 +109,66 @@ class Plain:
         return Response()
 
 
+def lean(plain: Plain) -> Starlette:
+    """With Starlette and msgspec."""
+    routes = [
+        Route("/api/v1/edge/heartbeat", plain.lean_heartbeat, methods=["POST"]),
+        Route("/readyz", plain.ready),
+    ]
+    return Starlette(routes=routes, lifespan=plain.lifespan)
+
+
+class HeartbeatModel(BaseModel):
+    """The nine keys of the SDK, for FastAPI."""
+
+    processor_id: UUID
+    node_id: str = ""
+    role: str = ""
+    epoch: int | None = None
+    timestamp: float = 0.0
+    status: str = ""
+    last_state_sync: float | None = None
+    state_size_bytes: int | None = None
+    uptime_sec: float = 0.0
+
+
+class AnswerModel(BaseModel):
+    """As the reference has it, for FastAPI."""
+
+    acknowledged: bool
+    orchestrator_time: float
+    directive: str
+
+
+def with_fastapi(plain: Plain) -> FastAPI:
+    """With FastAPI and pydantic."""
+    app = FastAPI(lifespan=plain.lifespan)
+
+    @app.post("/api/v1/edge/heartbeat")
+    async def heartbeat(beat: HeartbeatModel, request: Request) -> AnswerModel:
+        if not plain.admit(request):
+            raise HTTPException(401)
+        directive = await plain.record(beat.processor_id, beat.status)
+        return AnswerModel(acknowledged=True, orchestrator_time=time.time(), directive=directive)
+
+    app.add_route("/readyz", plain.ready)
+    return app
+
+
+_APPS = {"fastapi": with_fastapi, "lean": lean}
+
+
 def main() -> None:
     """Serve until told to stop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--database-url", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--pool-size", type=int, required=True)
+    parser.add_argument("--app", choices=_APPS, required=True)
     arguments = parser.parse_args()
     plain = Plain(arguments.database_url, arguments.pool_size, os.environ["DORY_STATE_TOKEN"])
-    routes = [
-        Route("/api/v1/edge/heartbeat", plain.heartbeat, methods=["POST"]),
-        Route("/readyz", plain.ready),
-    ]
     uvicorn.run(
-        Starlette(routes=routes, lifespan=plain.lifespan),
+        _APPS[arguments.app](plain),
         host="127.0.0.1",
         port=arguments.port,
         loop="uvloop",

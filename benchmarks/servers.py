@@ -76,9 +76,10 @@ def _arguments(database_url: str, port: int) -> list[str]:
     return [*arguments, "--metrics-address", "127.0.0.1", "--metrics-port", str(port)]
 
 
-def plain(database_url: str, port: int, pool_size: int) -> list[str]:
+def plain(database_url: str, port: int, pool_size: int, app: str) -> list[str]:
     """One transaction for each beat."""
     options = ["--database-url", database_url, "--port", str(port), "--pool-size", str(pool_size)]
+    options += ["--app", app]
     return [sys.executable, "-m", "benchmarks.plain", *options]
 
 
