@@ -267,7 +267,8 @@ async def test_a_locked_edge_node_does_not_block_beats_or_the_breaker(own_postgr
         load.check()
 
 
-async def test_memory_does_not_grow_during_an_outage_under_load(own_postgres):
+@pytest.mark.timeout(150)
+async def test_memory_does_not_grow_during_a_minute_of_outage_under_load(own_postgres):
     async with rigged(own_postgres) as (rig, service, load):
         (process,) = service.children("api")
         rig.signal(signal.SIGSTOP)
@@ -275,7 +276,7 @@ async def test_memory_does_not_grow_during_an_outage_under_load(own_postgres):
             began = time.monotonic()
             await eventually(lambda: time.monotonic() - began > 10, 12)  # pools and buffers fill
             sizes = []
-            while time.monotonic() - began < 40:
+            while time.monotonic() - began < 70:
                 sizes.append(process.memory_info().rss)
                 await asyncio.sleep(0.5)
         finally:

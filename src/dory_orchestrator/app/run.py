@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import tempfile
+from typing import IO
 
 import msgspec
 
@@ -49,9 +50,17 @@ async def _run(settings: Settings, sock: socket.socket) -> int:
 async def serve(settings: Settings, sock: socket.socket, signals: Signals) -> int:
     """Keep the processes of the role running; returns the exit code."""
     _log.info("listening", url=url_of(sock), role=settings.role)
-    with tempfile.TemporaryFile() as board:
+    with _open_board() as board:
         children = _children(settings, sock.fileno(), board.fileno())
         return await supervise(children, signals, STOP_SECONDS + settings.shutdown_delay)
+
+
+def _open_board() -> IO[bytes]:
+    """In memory where that can be had: a container's file system may be read-only."""
+    memfd_create = getattr(os, "memfd_create", None)  # Linux
+    if memfd_create is None:
+        return tempfile.TemporaryFile()
+    return os.fdopen(memfd_create("dory-orchestrator-report"), "w+b")
 
 
 def _children(settings: Settings, listen_fd: int, board_fd: int) -> list[ChildProcess]:
