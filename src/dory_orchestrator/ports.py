@@ -10,17 +10,24 @@ StoreError                  the database did not do what was asked
     RegistrationRefused     names the field (400)
     EdgeNodeNotFound        no such edge node (500, as the reference says)
     EdgeNodeAmbiguous       the name stands in several organizations (409)
+
+ClusterError                the cluster did not do what was asked
+  ClusterUnavailable        it cannot be reached, or does not answer in time
+  ClusterRefused            it said no, with a `reason`; it is well
+
+PodUnreachable              a pod's HTTP server gave no usable answer
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from dory_orchestrator.core.directive import BeatFacts
-from dory_orchestrator.core.model import ProcessorConfig
+from dory_orchestrator.core.model import Observation, Pod, PodSpec, ProcessorConfig
 
 
 class StoreError(Exception):
@@ -61,6 +68,40 @@ class EdgeNodeNotFound(RequestRefused):
 
 class EdgeNodeAmbiguous(RequestRefused):
     """Edge nodes of several organizations have this name."""
+
+
+class ClusterError(Exception):
+    """The cluster did not do what was asked."""
+
+
+class ClusterUnavailable(ClusterError):
+    """It cannot be reached, or does not answer in time. What was asked may have been done."""
+
+
+class Refusal(StrEnum):
+    """Why a cluster says no."""
+
+    ALREADY_EXISTS = "already_exists"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    """Something else stands there by now: another uid, another version."""
+    QUOTA = "quota"
+    INVALID = "invalid"
+    FORBIDDEN = "forbidden"
+    NAMESPACE_MISSING = "namespace_missing"
+    NAMESPACE_TERMINATING = "namespace_terminating"
+
+
+class ClusterRefused(ClusterError):
+    """It said no; the same question will get the same answer for a while."""
+
+    def __init__(self, reason: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class PodUnreachable(Exception):
+    """A pod's HTTP server gave no usable answer in time."""
 
 
 class Beat(NamedTuple):
@@ -176,3 +217,112 @@ class GapStore(Protocol):
 
 class Store(HeartbeatStore, EdgeNodeStore, ConfigStore, HealthStore, GapStore, Protocol):
     """All of it, as one PostgreSQL database provides it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """A state document in the form that the client library writes (platform facts 12.3).
+
+    `version` changes with each write, and is compared when it is overwritten.
+    """
+
+    document: bytes
+    version: str
+
+
+class Cluster(Protocol):
+    """Where pods run."""
+
+    async def version(self) -> str:
+        """What the cluster is, in a few words; the cheapest proof that it answers.
+
+        Raises ClusterUnavailable within two seconds.
+        """
+        ...
+
+    def observe(self) -> AbstractAsyncContextManager[AsyncIterator[Observation]]:
+        """Nodes and pods as they are now, and again after each change.
+
+        Each item is the whole newest picture: whoever is slow skips pictures, and misses
+        nothing. The first comes at once. After `create_pod` has returned, no later item lacks
+        that pod unless it was deleted; likewise `delete_pod`. The iterator ends with
+        ClusterUnavailable when it can no longer be kept up.
+        """
+        ...
+
+    async def create_pod(self, spec: PodSpec) -> Pod:
+        """Create a pod; returns it as it then is.
+
+        Raises ClusterRefused (ALREADY_EXISTS when its name is taken, ...), ClusterUnavailable.
+        """
+        ...
+
+    async def delete_pod(self, pod: Pod, *, force: bool = False) -> None:
+        """Ask for the end of this very pod (its uid); it then terminates within its grace.
+
+        `force` takes it out of the books at once: for a pod whose node is gone. Raises
+        ClusterRefused (NOT_FOUND when it is gone, CONFLICT when its name belongs to another
+        uid by now), ClusterUnavailable.
+        """
+        ...
+
+    async def read_state(self, namespace: str, processor_id: UUID) -> StoredState | None:
+        """The document that the processor's client library stored last; None if there is none.
+
+        Raises ClusterUnavailable, ClusterRefused.
+        """
+        ...
+
+    async def seed_state(
+        self, namespace: str, processor_id: UUID, document: bytes, *, version: str | None
+    ) -> None:
+        """Put a document where the client library looks at its next start.
+
+        `version` is that of the document that is overwritten, None when there must be none.
+        Raises ClusterRefused (CONFLICT when something else stands there), ClusterUnavailable.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; pods stay."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PodAnswer:
+    """What a pod said to GET /ready and GET /health.
+
+    `sdk_version` is the header X-Dory-SDK-Version of /health: None for a pod without the SDK.
+    """
+
+    ready: bool
+    healthy: bool
+    message: str
+    sdk_version: str | None
+
+
+class Pods(Protocol):
+    """The HTTP servers of pods."""
+
+    async def ask(self, address: str, *, timeout_seconds: float) -> PodAnswer:
+        """Ask one pod for both probes. Raises PodUnreachable within `timeout_seconds`."""
+        ...
+
+
+class PodFinding(NamedTuple):
+    """What the health poller found of one processor's pod."""
+
+    processor_id: UUID
+    healthy: bool
+
+
+class PodHealthStore(Protocol):
+    """Where the health poller writes."""
+
+    async def record_pod_health(self, findings: Sequence[PodFinding]) -> None:
+        """Write `health_status` and `last_health_check_at` of processors that do not beat
+        themselves; those that do keep what their last heartbeat said.
+
+        Raises StoreUnavailable, StoreDataError.
+        """
+        ...

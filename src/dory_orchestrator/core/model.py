@@ -1,7 +1,9 @@
 """The nouns that decisions are made of. All frozen."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from uuid import UUID
 
 
@@ -60,3 +62,170 @@ class ProcessorConfig:
     sensor_id: UUID | None
     sensor_config: str | None
     sensor_location: str | None
+
+
+# What runs where ---------------------------------------------------------------------------
+#
+# Moments are Unix seconds. Those of the database and those of a cluster come from two clocks:
+# no rule compares them to better than a few seconds.
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+FLEET_ANNOTATION = "dory.io/fleet"
+EPOCH_ANNOTATION = "dory.io/epoch"
+CONFIG_HASH_ANNOTATION = "dory.io/config-hash"
+MANAGED_BY = "dory-orchestrator"
+"""Value of the label `managed-by` on each of our pods (label contract, platform facts 5.3)."""
+
+EDGE_NODE_SELECTOR: Mapping[str, str] = MappingProxyType({"node-type": "edge"})
+APPLICATION_NODE_SELECTOR: Mapping[str, str] = MappingProxyType({"workload-type": "application"})
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """An amount of what a node has and a pod asks for."""
+
+    cpu_millicores: int = 0
+    memory_bytes: int = 0
+    gpu_count: int = 0
+
+
+class TaintEffect(StrEnum):
+    """What a taint does to pods that do not tolerate it (Kubernetes)."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A mark on a node that keeps pods away."""
+
+    key: str
+    value: str
+    effect: TaintEffect
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """What a pod puts up with. An empty `key` means every key, no `effect` every effect.
+
+    `operator` is `Equal` or `Exists`, as in Kubernetes.
+    """
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: TaintEffect | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the cluster. `ready_changed_at` is when `ready` became what it is, if known."""
+
+    name: str
+    ready: bool
+    labels: Mapping[str, str] = _NOTHING
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    ready_changed_at: float | None = None
+    allocatable: Resources = Resources()
+    pods_max: int = 110
+
+
+class PodPhase(StrEnum):
+    """Phase of a pod (Kubernetes)."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of the cluster that calls itself ours (label `managed-by`).
+
+    `fleet_id`, `epoch` and `config_hash` are None when the annotation is missing or unreadable;
+    `processor_id` when the label is no UUID. `address` is `host:port` of its HTTP server as we
+    reach it. `waiting_reason` says why its container does not run (`CrashLoopBackOff`,
+    `ImagePullBackOff`); `exit_code` and `exit_reason` tell how it last ended. `started_at` is
+    the start of the present container, `terminating` that its deletion was asked for.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    processor_id: UUID | None
+    phase: PodPhase
+    created_at: float
+    fleet_id: str | None = None
+    epoch: int | None = None
+    config_hash: str | None = None
+    node_name: str | None = None
+    ip: str | None = None
+    address: str | None = None
+    ready: bool = False
+    ready_changed_at: float | None = None
+    started_at: float | None = None
+    terminating: bool = False
+    restart_count: int = 0
+    waiting_reason: str | None = None
+    exit_code: int | None = None
+    exit_reason: str | None = None
+    message: str | None = None
+    requests: Resources = Resources()
+    labels: Mapping[str, str] = _NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """How a kubelet asks a pod for its health (template key `health_probes`)."""
+
+    initial_delay_seconds: int = 0
+    period_seconds: int = 10
+    timeout_seconds: int = 3
+    failure_threshold: int = 3
+    startup_seconds: int = 120
+    """How long the container may take until it is first healthy (DORY_STARTUP_TIMEOUT_SEC)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodSpec:
+    """A pod to create, complete but for what only the cluster knows.
+
+    `environment` holds what is known beforehand; the cluster adds what Kubernetes' Downward API
+    would (POD_NAME, POD_IP, NODE_NAME, ...), the orchestrator's URL and the state token.
+    `node_name` binds it to one node, `preferred_node_name` is a wish. `limits` of 0 mean none.
+    """
+
+    name: str
+    namespace: str
+    processor_id: UUID
+    app: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    image: str
+    image_pull_policy: str = "IfNotPresent"
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    port: int = 8080
+    environment: Mapping[str, str] = _NOTHING
+    requests: Resources = Resources()
+    limits: Resources = Resources()
+    node_selector: Mapping[str, str] = _NOTHING
+    node_name: str | None = None
+    preferred_node_name: str | None = None
+    tolerations: tuple[Toleration, ...] = ()
+    probes: Probes = Probes()
+    grace_seconds: int = 45
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A cluster at one moment: nodes by name, and the pods that call themselves ours, by uid."""
+
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    pods: Mapping[str, Pod] = field(default_factory=dict)
