@@ -67,4 +67,5 @@ def test_it_always_admits_a_call_again(steps):
             breaker, _ = admit(breaker, now, LIMITS)
         else:
             breaker = succeed(breaker) if what == "ok" else fail(breaker, now, LIMITS)
-    assert admit(breaker, now + 10 * LIMITS.open_seconds, LIMITS)[1]
+    # A little later than then: sums of such numbers are not exact.
+    assert admit(breaker, now + 10 * LIMITS.open_seconds + 0.001, LIMITS)[1]

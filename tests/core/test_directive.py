@@ -1,5 +1,7 @@
 """Promise S1: `shutdown` only on a fresh, positive finding."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,48 @@ MOVED = BeatFacts(True, True, "running", HOME, CLOUD, True)
             BeatFacts(True, False, "terminated"), HOME, DirectiveReason.NOT_RECORDED, id="locked"
         ),
         pytest.param(BeatFacts(False, False), HOME, DirectiveReason.NOT_RECORDED, id="unknown"),
+        pytest.param(
+            BeatFacts(False, True, deletion_undecided=True),
+            HOME,
+            DirectiveReason.DELETION_UNDECIDED,
+            id="missing-undecided",
+        ),
+        pytest.param(
+            BeatFacts(True, True, "terminated", deletion_undecided=True),
+            HOME,
+            DirectiveReason.DELETION_UNDECIDED,
+            id="ended-undecided",
+        ),
+        pytest.param(
+            BeatFacts(True, True, "failed", deletion_undecided=True),
+            HOME,
+            DirectiveReason.DELETION_UNDECIDED,
+            id="failed-undecided",
+        ),
+        pytest.param(
+            BeatFacts(True, True, "running", deletion_undecided=True),
+            HOME,
+            DirectiveReason.DESIRED,
+            id="running-undecided",
+        ),
+        pytest.param(
+            BeatFacts(False, False, deletion_undecided=True),
+            HOME,
+            DirectiveReason.NOT_RECORDED,
+            id="unknown-undecided",
+        ),
+        pytest.param(
+            replace(MOVED, deletion_undecided=True),
+            HOME,
+            DirectiveReason.MOVED_AWAY,
+            id="left-behind-undecided",
+        ),
+        pytest.param(
+            replace(MOVED, status="terminated", deletion_undecided=True),
+            HOME,
+            DirectiveReason.DELETION_UNDECIDED,
+            id="left-behind-ended-undecided",
+        ),
         pytest.param(MOVED, HOME, DirectiveReason.MOVED_AWAY, id="left-behind"),
         pytest.param(MOVED, CLOUD, DirectiveReason.DESIRED, id="the-owner-itself"),
         pytest.param(MOVED, "", DirectiveReason.DESIRED, id="sender-does-not-say"),
@@ -66,6 +110,7 @@ names = st.sampled_from([None, "", HOME, CLOUD])
         left_node_name=names,
         owner_node_name=names,
         owner_ready=st.booleans(),
+        deletion_undecided=st.booleans(),
     ),
     st.sampled_from(["", HOME, CLOUD]),
 )
@@ -75,4 +120,5 @@ def test_shutdown_always_has_a_finding(facts, sender):
     if directive is Directive.SHUTDOWN:
         assert facts.recorded
         left_behind = sender == facts.left_node_name != facts.owner_node_name and facts.owner_ready
-        assert not facts.found or facts.status in {"terminated", "failed"} or left_behind
+        ended = not facts.found or facts.status in {"terminated", "failed"}
+        assert (ended and not facts.deletion_undecided) or left_behind

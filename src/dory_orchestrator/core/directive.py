@@ -13,6 +13,7 @@ class DirectiveReason(StrEnum):
     """Why a heartbeat was answered as it was."""
 
     NOT_RECORDED = "not_recorded"
+    DELETION_UNDECIDED = "deletion_undecided"
     NOT_FOUND = "not_found"
     ENDED = "ended"
     MOVED_AWAY = "moved_away"
@@ -25,7 +26,8 @@ class BeatFacts:
 
     `recorded` is False when a row that the beat belongs in was held by another transaction.
     `left_node_name` is the node that the processor left in its latest move; only of a
-    processor that has left one is the owner told.
+    processor that has left one is the owner told. `deletion_undecided` while the deletion guard
+    holds, and while a processor whose row is gone still has a pod that nobody decided to end.
     """
 
     found: bool
@@ -34,6 +36,7 @@ class BeatFacts:
     left_node_name: str | None = None
     owner_node_name: str | None = None
     owner_ready: bool = False
+    deletion_undecided: bool = False
 
 
 NOT_FOUND = BeatFacts(found=False, recorded=True)
@@ -41,6 +44,7 @@ NOT_FOUND = BeatFacts(found=False, recorded=True)
 
 DIRECTIVES = {
     DirectiveReason.NOT_RECORDED: Directive.CONTINUE,
+    DirectiveReason.DELETION_UNDECIDED: Directive.CONTINUE,
     DirectiveReason.NOT_FOUND: Directive.SHUTDOWN,
     DirectiveReason.ENDED: Directive.SHUTDOWN,
     DirectiveReason.MOVED_AWAY: Directive.SHUTDOWN,
@@ -61,6 +65,8 @@ def decide(facts: BeatFacts, sender_node_name: str) -> tuple[Directive, Directiv
 def _reason(facts: BeatFacts, sender_node_name: str) -> DirectiveReason:
     if not facts.recorded:
         return DirectiveReason.NOT_RECORDED
+    if facts.deletion_undecided and (not facts.found or facts.status in ENDED):
+        return DirectiveReason.DELETION_UNDECIDED
     if not facts.found:
         return DirectiveReason.NOT_FOUND
     if facts.status in ENDED:

@@ -69,8 +69,6 @@ class ProcessorConfig:
 # Moments are Unix seconds. Those of the database and those of a cluster come from two clocks:
 # no rule compares them to better than a few seconds.
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-
 FLEET_ANNOTATION = "dory.io/fleet"
 EPOCH_ANNOTATION = "dory.io/epoch"
 CONFIG_HASH_ANNOTATION = "dory.io/config-hash"
@@ -88,6 +86,9 @@ class Resources:
     cpu_millicores: int = 0
     memory_bytes: int = 0
     gpu_count: int = 0
+
+
+NO_RESOURCES = Resources()
 
 
 class TaintEffect(StrEnum):
@@ -126,11 +127,11 @@ class Node:
 
     name: str
     ready: bool
-    labels: Mapping[str, str] = _NOTHING
+    labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
     ready_changed_at: float | None = None
-    allocatable: Resources = Resources()
+    allocatable: Resources = NO_RESOURCES
     pods_max: int = 110
 
 
@@ -176,8 +177,8 @@ class Pod:
     exit_code: int | None = None
     exit_reason: str | None = None
     message: str | None = None
-    requests: Resources = Resources()
-    labels: Mapping[str, str] = _NOTHING
+    requests: Resources = NO_RESOURCES
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,9 @@ class Probes:
     failure_threshold: int = 3
     startup_seconds: int = 120
     """How long the container may take until it is first healthy (DORY_STARTUP_TIMEOUT_SEC)."""
+
+
+USUAL_PROBES = Probes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,14 +216,14 @@ class PodSpec:
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
     port: int = 8080
-    environment: Mapping[str, str] = _NOTHING
-    requests: Resources = Resources()
-    limits: Resources = Resources()
-    node_selector: Mapping[str, str] = _NOTHING
+    environment: Mapping[str, str] = field(default_factory=dict)
+    requests: Resources = NO_RESOURCES
+    limits: Resources = NO_RESOURCES
+    node_selector: Mapping[str, str] = field(default_factory=dict)
     node_name: str | None = None
     preferred_node_name: str | None = None
     tolerations: tuple[Toleration, ...] = ()
-    probes: Probes = Probes()
+    probes: Probes = USUAL_PROBES
     grace_seconds: int = 45
 
 
@@ -229,3 +233,119 @@ class Observation:
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
     pods: Mapping[str, Pod] = field(default_factory=dict)
+
+
+# What the database says --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeNodeRow:
+    """A row of `edge_nodes`, as far as placing needs it. `name` is that of the cluster's node."""
+
+    id: UUID
+    organization_id: UUID
+    name: str
+    status: str
+    cordoned: bool = False
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether a processor may be placed there for the first time."""
+        return self.status == "online" and not self.cordoned
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Which pod owns a processor, by (epoch, pod uid), and how its pods failed lately.
+
+    `pod_uid` is None between the grant of a placement and the pod's creation. `failures` are
+    those in a row; `failed_pod_uid` is the pod of the last one, and `retry_at` when the next
+    try is due. `exit_code` and `restart_reason` tell how the last pod ended.
+    """
+
+    epoch: int
+    pod_uid: str | None = None
+    pod_name: str | None = None
+    pod_ip: str | None = None
+    node_name: str | None = None
+    ready: bool = False
+    failures: int = 0
+    failed_pod_uid: str | None = None
+    retry_at: float | None = None
+    exit_code: int | None = None
+    restart_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRecord:
+    """The deletion guard as it is stored.
+
+    `confirmed` are the counts of desired processors by group that an operator accepted at
+    `confirmed_at`: a desired set that is no smaller is not held again.
+    """
+
+    held_since: float | None = None
+    confirmed_at: float | None = None
+    confirmed: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """Everything that the database says, read at one moment: `now` by its clock.
+
+    `links` leads from a processor to the edge node of its active link.
+    """
+
+    now: float
+    fleet_id: str
+    configs: Mapping[UUID, ProcessorConfig]
+    edge_nodes: Mapping[UUID, EdgeNodeRow] = field(default_factory=dict)
+    links: Mapping[UUID, UUID] = field(default_factory=dict)
+    ownership: Mapping[UUID, Ownership] = field(default_factory=dict)
+    guard: GuardRecord = GuardRecord()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What is known at one moment: what decisions are made of.
+
+    `acting` are processors that an earlier decision is still being carried out for.
+    `desired_most` is the highest count of desired processors of the last ten minutes, by group
+    of the deletion guard.
+    """
+
+    desired: Desired
+    observed: Observation
+    acting: frozenset[UUID] = frozenset()
+    desired_most: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def now(self) -> float:
+        """By the database's clock."""
+        return self.desired.now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Every number that decisions depend on.
+
+    `node_buffer` is the share of a node's CPU, memory and pods that stays free; whole GPUs
+    have no tenth to spare. `creations_max` bounds one cycle, so that a fleet that starts from
+    nothing is acted on while the next one is computed.
+    """
+
+    namespace: str = "default"
+    node_buffer: float = 0.1
+    creations_max: int = 500
+    failure_first_seconds: float = 1.0
+    failure_most_seconds: float = 300.0
+    failure_forgotten_after_seconds: float = 600.0
+    rollout_share: float = 0.1
+    rollout_ready_seconds: float = 180.0
+    rollout_failures_max: int = 2
+    removal_share: float = 0.1
+    removals_min: int = 5
+    guard_share: float = 0.5
+    guard_tolerated: int = 5
+    guard_confirmation_seconds: float = 600.0
+    guard_release_seconds: float | None = None

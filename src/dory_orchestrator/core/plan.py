@@ -1,0 +1,267 @@
+"""What was decided, and why: every action and every "no" carries its reason."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from uuid import UUID
+
+from dory_orchestrator.core.model import Pod, PodSpec
+
+
+class Reason(StrEnum):
+    """Why something is done, or is not."""
+
+    # Why a pod is created or taken over.
+    NOT_RUNNING = "not_running"
+    ADOPTED = "adopted"
+    # Why a pod is deleted.
+    NOT_DESIRED = "not_desired"
+    CHANGED = "changed"
+    FAILED = "failed"
+    CREATION_REFUSED = "creation_refused"
+    STALE_OWNER = "stale_owner"
+    # Why nothing is done, though something is to be done.
+    GUARD_HELD = "guard_held"
+    REMOVAL_LIMIT = "removal_limit"
+    EPOCH_AHEAD = "epoch_ahead"
+    FOREIGN_FLEET = "foreign_fleet"
+    BACK_OFF = "back_off"
+    ROLLOUT_WAITS = "rollout_waits"
+    ROLLOUT_STOPPED = "rollout_stopped"
+    TERMINATING = "terminating"
+    ACTING = "acting"
+    CREATION_LIMIT = "creation_limit"
+    NO_EDGE_NODE = "no_edge_node"
+    # Why nothing can be done.
+    TEMPLATE_MISSING = "template_missing"
+    NO_ACTIVE_VERSION = "no_active_version"
+    SEVERAL_ACTIVE_VERSIONS = "several_active_versions"
+    CONFIG_UNREADABLE = "config_unreadable"
+    # Nothing is to be done.
+    RUNNING = "running"
+    STARTING = "starting"
+    UNPLACED = "unplaced"
+
+
+class State(StrEnum):
+    """A processor's state in one word, for people."""
+
+    RUNNING = "running"
+    STARTING = "starting"
+    PENDING = "pending"
+    WAITING = "waiting"
+    HELD = "held"
+    ERROR = "error"
+    REMOVING = "removing"
+
+
+STATES: Mapping[Reason, State] = {
+    Reason.NOT_RUNNING: State.STARTING,
+    Reason.ADOPTED: State.STARTING,
+    Reason.NOT_DESIRED: State.REMOVING,
+    Reason.CHANGED: State.STARTING,
+    Reason.FAILED: State.WAITING,
+    Reason.CREATION_REFUSED: State.WAITING,
+    Reason.STALE_OWNER: State.REMOVING,
+    Reason.GUARD_HELD: State.HELD,
+    Reason.REMOVAL_LIMIT: State.REMOVING,
+    Reason.EPOCH_AHEAD: State.HELD,
+    Reason.FOREIGN_FLEET: State.HELD,
+    Reason.BACK_OFF: State.WAITING,
+    Reason.ROLLOUT_WAITS: State.RUNNING,
+    Reason.ROLLOUT_STOPPED: State.RUNNING,
+    Reason.TERMINATING: State.WAITING,
+    Reason.ACTING: State.STARTING,
+    Reason.CREATION_LIMIT: State.WAITING,
+    Reason.NO_EDGE_NODE: State.PENDING,
+    Reason.TEMPLATE_MISSING: State.ERROR,
+    Reason.NO_ACTIVE_VERSION: State.ERROR,
+    Reason.SEVERAL_ACTIVE_VERSIONS: State.ERROR,
+    Reason.CONFIG_UNREADABLE: State.ERROR,
+    Reason.RUNNING: State.RUNNING,
+    Reason.STARTING: State.STARTING,
+    Reason.UNPLACED: State.PENDING,
+}
+
+
+class Unfit(StrEnum):
+    """Why a node was not chosen."""
+
+    NOT_READY = "not_ready"
+    UNSCHEDULABLE = "unschedulable"
+    SELECTOR = "selector"
+    TAINT = "taint"
+    CPU = "cpu"
+    MEMORY = "memory"
+    GPU = "gpu"
+    PODS = "pods"
+    LESS_UTILISED = "less_utilised"
+
+
+class Decision(StrEnum):
+    """What the scheduler decided for a new pod."""
+
+    PLACE = "place"
+    PROVISION_NODE = "provision_node"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The node for a pod, and for each other candidate why not.
+
+    No node fits: `node_name` is None, and the pod is created Pending, so that an autoscaler
+    adds a node.
+    """
+
+    node_name: str | None
+    unfit: Mapping[str, Unfit] = field(default_factory=dict)
+
+    @property
+    def decision(self) -> Decision:
+        """Placed, or a node is needed."""
+        return Decision.PROVISION_NODE if self.node_name is None else Decision.PLACE
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Place a processor: raise its epoch from `before_epoch` to `epoch`, and create its pod.
+
+    `edge_node_id` is the edge node that it is linked to by this, if it had no link.
+    """
+
+    processor_id: UUID
+    before_epoch: int
+    epoch: int
+    spec: PodSpec
+    choice: Choice
+    reason: Reason
+    detail: str
+    edge_node_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """End a pod gracefully. `epoch` is that of the ownership it was decided on (0: none)."""
+
+    processor_id: UUID
+    pod: Pod
+    epoch: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Take a pod's word for who owns the processor: it runs, and nobody else does."""
+
+    processor_id: UUID
+    pod: Pod
+    before_epoch: int
+    epoch: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Remember that a pod failed, or could not be created, and when the next try is due."""
+
+    processor_id: UUID
+    pod: Pod | None
+    epoch: int
+    failures: int
+    retry_seconds: float
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Nothing is left of a processor that is not desired: drop its ownership."""
+
+    processor_id: UUID
+    epoch: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the store says of the owning pod is not what is observed: write what is observed."""
+
+    processor_id: UUID
+    epoch: int
+    pod: Pod
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLoad:
+    """How full a node is: its pods that we see, and the share of its scarcest resource that
+    they ask for."""
+
+    pods: int
+    utilisation: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How a processor is, and why. `pod` is the pod that counts as its own."""
+
+    reason: Reason
+    detail: str
+    pod: Pod | None = None
+
+    @property
+    def state(self) -> State:
+        """In one word."""
+        return STATES[self.reason]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardVerdict:
+    """The deletion guard's answer. `tripped` says of each group that shrank too far how far:
+    (baseline, desired). `held` are the pods that are not deleted for it."""
+
+    tripped: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    held: tuple[Pod, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is kept from deletion."""
+        return bool(self.held)
+
+    @property
+    def detail(self) -> str:
+        """In words."""
+        groups = ", ".join(
+            f"{group}: {left} of {baseline} left"
+            for group, (baseline, left) in self.tripped.items()
+        )
+        return f"{len(self.held)} pods are kept ({groups})"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole answer. `wake_at` is when something becomes due that no event will tell of.
+
+    `strangers` are pods that call themselves ours but belong to another fleet, or to none.
+    `desired_counts` are the guard's counts of this moment.
+    """
+
+    creates: tuple[Create, ...] = ()
+    deletes: tuple[Delete, ...] = ()
+    adoptions: tuple[Adopt, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    forgets: tuple[Forget, ...] = ()
+    records: tuple[Record, ...] = ()
+    findings: Mapping[UUID, Finding] = field(default_factory=dict)
+    strangers: tuple[Pod, ...] = ()
+    guard: GuardVerdict = GuardVerdict()
+    desired_counts: Mapping[str, int] = field(default_factory=dict)
+    node_loads: Mapping[str, NodeLoad] = field(default_factory=dict)
+    wake_at: float | None = None
+
+    @property
+    def actions(self) -> tuple[Create | Delete | Adopt | Failure | Forget, ...]:
+        """Everything that is to be done."""
+        return (*self.adoptions, *self.failures, *self.deletes, *self.creates, *self.forgets)
