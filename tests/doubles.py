@@ -1,30 +1,59 @@
 """A store in memory. It passes the same contract suite as PostgreSQL."""
 
 import asyncio
+import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
-from dory_orchestrator.core.model import ProcessorConfig
+from dory_orchestrator.core.model import (
+    Desired,
+    EdgeNodeRow,
+    GuardRecord,
+    Ownership,
+    ProcessorConfig,
+)
+from dory_orchestrator.core.plan import (
+    Adopt,
+    Create,
+    Delete,
+    Failure,
+    Finding,
+    Forget,
+    GuardVerdict,
+    Reason,
+    Record,
+)
 from dory_orchestrator.ports import (
+    Action,
     Beat,
     EdgeNode,
     EdgeNodeAmbiguous,
     EdgeNodeNotFound,
     EdgeNodeRegistration,
+    Event,
+    Lease,
+    LeaseLost,
+    NodeSummary,
+    PodFinding,
     RegistrationRefused,
+    Store,
     StoreError,
     StoreUnavailable,
 )
 
+_SILENT_SECONDS = 60.0
+
 
 @dataclass
 class Processor:
-    """What the double keeps of a row of `processors`."""
+    """What the double keeps of a row of `processors`, of its link and of its latest move."""
 
     status: str = "running"
     health_status: str = "unknown"
@@ -33,38 +62,128 @@ class Processor:
     owner_node_name: str | None = None
     owner_ready: bool = False
     locked: bool = False
+    last_health_check_at: float | None = None
+    polled_at: float | None = None
+    pod_name: str | None = None
+    pod_ip: str | None = None
+    node_name: str | None = None
+
+
+class Told(NamedTuple):
+    """An event as it is stored."""
+
+    event: Event
+    term: int
+    at: float
+
+
+@dataclass
+class MemoryLeader:
+    """The row of `orchestrator.leader`."""
+
+    term: int = 0
+    holder: str | None = None
+    expires_at: float = float("-inf")
 
 
 @dataclass
 class MemoryStore:
-    """Set `error` to have every call fail with it; `hold` to have calls wait."""
+    """Set `error` to have every call fail with it, `errors` to have those of one name; `hold`
+    and `holds` likewise to have calls wait.
+
+    `configs` are the desired processors; `desire` and `undesire` keep their rows in step.
+    """
 
     processors: dict[UUID, Processor] = field(default_factory=dict)
     nodes: dict[UUID, EdgeNode] = field(default_factory=dict)
     configs: dict[UUID, ProcessorConfig] = field(default_factory=dict)
     error: StoreError | None = None
     hold: asyncio.Event | None = None
+    errors: dict[str, StoreError] = field(default_factory=dict)
+    holds: dict[str, asyncio.Event] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
     batches: list[list[Beat]] = field(default_factory=list)
     canaries: int = 0
     gaps: list[tuple[str, float]] = field(default_factory=list)
     before_batch: Callable[[Sequence[Beat]], None] = lambda _beats: None
-    _changed: list[asyncio.Event] = field(default_factory=list)
+    clock: Callable[[], float] = time.time
+    fleet_id: str = "00000000-0000-0000-0000-0000000000f1"
+    leader: MemoryLeader = field(default_factory=MemoryLeader)
+    owners: dict[UUID, Ownership] = field(default_factory=dict)
+    cordoned: set[UUID] = field(default_factory=set)
+    guard: GuardRecord = field(default_factory=GuardRecord)
+    guard_counts: dict[str, int] = field(default_factory=dict)
+    guard_detail: str = ""
+    states: dict[UUID, Finding] = field(default_factory=dict)
+    node_rows: dict[str, NodeSummary] = field(default_factory=dict)
+    told: list[Told] = field(default_factory=list)
+    _changed: list["_Listener"] = field(default_factory=list)
 
-    async def _answer(self) -> None:
-        if self.hold is not None:
-            await self.hold.wait()
-        if self.error is not None:
-            raise self.error
+    # What tests do to it
+
+    def desire(self, config: ProcessorConfig, edge_node_id: UUID | None = None) -> None:
+        """Insert or change a row, and tell of it."""
+        self.configs[config.processor_id] = config
+        row = self.processors.setdefault(config.processor_id, Processor())
+        row.status = config.status
+        row.edge_node_id = edge_node_id or row.edge_node_id
+        self.notify()
+
+    def undesire(self, processor_id: UUID, status: str | None = None) -> None:
+        """Delete a row, or end it by its status; and tell of it."""
+        self.configs.pop(processor_id, None)
+        if status is None:
+            self.processors.pop(processor_id, None)
+        else:
+            self.processors[processor_id].status = status
+        self.notify()
+
+    def confirm(self, counts: Mapping[str, int]) -> None:
+        """An operator accepts counts."""
+        self.guard = replace(self.guard, confirmed_at=self.clock(), confirmed=dict(counts))
+        self.notify()
+
+    def notify(self) -> None:
+        """What a trigger does when the desired state changes."""
+        for listener in self._changed:
+            listener.event.set()
+
+    def cut_listeners(self) -> None:
+        """Their connections are lost."""
+        for listener in self._changed:
+            listener.cut = True
+            listener.event.set()
+
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return len(self._changed)
+
+    @property
+    def events(self) -> list[Event]:
+        """What was told."""
+        return [told.event for told in self.told]
+
+    # The port
+
+    async def _answer(self, name: str) -> None:
+        self.calls[name] += 1
+        for hold in (self.hold, self.holds.get(name)):
+            if hold is not None:
+                await hold.wait()
+        error = self.error or self.errors.get(name)
+        if error is not None:
+            raise error
 
     async def ping(self, timeout_seconds: float) -> None:
-        await self._answer()
+        await self._answer("ping")
 
     async def record_heartbeats(
         self, beats: Sequence[Beat], *, canary: bool, timeout_seconds: float
     ) -> list[BeatFacts]:
         try:
             async with asyncio.timeout(timeout_seconds):
-                await self._answer()
+                await self._answer("record_heartbeats")
         except TimeoutError as error:
             raise StoreUnavailable("no answer in time") from error
         self.before_batch(beats)
@@ -73,11 +192,15 @@ class MemoryStore:
         return [self._record(beat) for beat in beats]
 
     def _record(self, beat: Beat) -> BeatFacts:
+        guarded = self.guard.held_since is not None
         processor = self.processors.get(beat.processor_id)
         if processor is None:
-            return NOT_FOUND
+            own = self.owners.get(beat.processor_id)
+            has_pod = own is not None and own.pod_uid is not None and own.node_name is not None
+            return replace(NOT_FOUND, deletion_undecided=guarded or has_pod)
         if not processor.locked:
             processor.health_status = "healthy" if beat.healthy else "unhealthy"
+            processor.last_health_check_at = self.clock()
             self._touch(processor.edge_node_id)
         return BeatFacts(
             True,
@@ -86,6 +209,7 @@ class MemoryStore:
             processor.left_node_name,
             processor.owner_node_name,
             processor.owner_ready,
+            guarded,
         )
 
     def _touch(self, edge_node_id: UUID | None) -> None:
@@ -94,7 +218,7 @@ class MemoryStore:
             self.nodes[edge_node_id] = replace(node, last_heartbeat_at=datetime.now(UTC))
 
     async def register_edge_node(self, registration: EdgeNodeRegistration) -> EdgeNode:
-        await self._answer()
+        await self._answer("register_edge_node")
         found = next(
             (
                 node
@@ -136,7 +260,7 @@ class MemoryStore:
         return replace(found, status="online", **changes)
 
     async def decommission_edge_node(self, name: str, organization_id: UUID | None) -> int:
-        await self._answer()
+        await self._answer("decommission_edge_node")
         found = [
             node
             for node in self.nodes.values()
@@ -150,41 +274,259 @@ class MemoryStore:
 
     def _decommission(self, node: EdgeNode) -> int:
         self.nodes[node.id] = replace(node, status="decommissioned")
+        self.cordoned.add(node.id)
         linked = [p for p in self.processors.values() if p.edge_node_id == node.id]
         for processor in linked:
             processor.edge_node_id = None
         return len(linked)
 
-    async def list_processor_configs(self) -> Mapping[UUID, ProcessorConfig]:
-        await self._answer()
-        return dict(self.configs)
-
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[AsyncIterator[None]]:
-        if self.error is not None:
-            raise self.error
-        changed = asyncio.Event()
-        self._changed.append(changed)
+        error = self.error or self.errors.get("changes")
+        if error is not None:
+            raise error
+        listener = _Listener(asyncio.Event())
+        self._changed.append(listener)
         try:
-            yield _wakes(changed)
+            yield listener.wakes()
         finally:
-            self._changed.remove(changed)
-
-    def notify(self) -> None:
-        """What a trigger does when the desired state changes."""
-        for changed in self._changed:
-            changed.set()
+            self._changed.remove(listener)
 
     async def extend_gap(self, cause: str, since_seconds: float) -> None:
-        await self._answer()
+        await self._answer("extend_gap")
         self.gaps.append((cause, since_seconds))
 
     async def forget_gaps(self, older_than_seconds: float) -> None:
-        await self._answer()
+        await self._answer("forget_gaps")
+
+    # The lease
+
+    async def hold_lease(self, holder: str, term: int | None, seconds: float) -> int | None:
+        await self._answer("hold_lease")
+        leader, now = self.leader, self.clock()
+        is_free = leader.holder is None or leader.expires_at <= now
+        if leader.holder != holder and not is_free:
+            return None
+        if is_free or leader.term != term:
+            leader.term += 1
+        leader.holder, leader.expires_at = holder, now + seconds
+        return leader.term
+
+    async def release_lease(self, lease: Lease) -> None:
+        await self._answer("release_lease")
+        if (self.leader.holder, self.leader.term) == lease:
+            self.leader.holder, self.leader.expires_at = None, self.clock()
+
+    async def _leading(self, name: str, lease: Lease) -> None:
+        await self._answer(name)
+        leader = self.leader
+        if (leader.holder, leader.term) != lease or leader.expires_at <= self.clock():
+            raise LeaseLost(f"the lease of term {lease.term} is not held any more")
+
+    # The fleet
+
+    async def read_desired(self) -> Desired:
+        await self._answer("read_desired")
+        links = {key: row.edge_node_id for key, row in self.processors.items()}
+        return Desired(
+            now=self.clock(),
+            fleet_id=self.fleet_id,
+            configs=dict(self.configs),
+            edge_nodes={
+                node.id: EdgeNodeRow(
+                    node.id, node.organization_id, node.name, node.status, node.id in self.cordoned
+                )
+                for node in self.nodes.values()
+            },
+            links={key: node_id for key, node_id in links.items() if node_id is not None},
+            ownership=dict(self.owners),
+            guard=self.guard,
+        )
+
+    async def grant(self, lease: Lease, actions: Sequence[Action]) -> list[bool]:
+        await self._leading("grant", lease)
+        granted = [self._grant(action) for action in actions]
+        self._tell(lease, [_event(a) for a, ok in zip(actions, granted, strict=True) if ok])
+        return granted
+
+    def _grant(self, action: Action) -> bool:
+        key, own = action.processor_id, self.owners.get(action.processor_id)
+        match action:
+            case Create():
+                return self._place(action, own)
+            case Delete():
+                return self._end(action, own)
+            case Adopt():
+                if own is None:
+                    pod = action.pod
+                    self.owners[key] = Ownership(action.epoch, pod.uid, node_name=pod.node_name)
+                return own is None
+            case Failure():
+                if own is None or own.epoch != action.epoch:
+                    return False
+                self.owners[key] = self._failed(own, action)
+                return True
+            case Forget():
+                if own is None or own.epoch != action.epoch or key in self.configs:
+                    return False
+                self.owners[key] = Ownership(own.epoch)
+                return True
+
+    def _place(self, create: Create, own: Ownership | None) -> bool:
+        key, before = create.processor_id, own.epoch if own is not None else 0
+        if key not in self.configs or before != create.epoch - 1:
+            return False
+        node_name = create.choice.node_name or create.spec.node_name
+        self.owners[key] = replace(
+            own or Ownership(0),
+            epoch=create.epoch,
+            node_name=node_name,
+            ready=False,
+            pod_uid=None,
+            pod_name=None,
+            pod_ip=None,
+        )
+        row = self.processors.setdefault(key, Processor())
+        row.edge_node_id = row.edge_node_id or create.edge_node_id
+        return True
+
+    def _end(self, delete: Delete, own: Ownership | None) -> bool:
+        key = delete.processor_id
+        if delete.reason is Reason.NOT_DESIRED and key in self.configs:
+            return False
+        if delete.epoch != (own.epoch if own is not None else 0):
+            return False
+        if own is not None and own.pod_uid == delete.pod.uid:
+            self.owners[key] = replace(own, ready=False)
+            if delete.reason is not Reason.FAILED:
+                self.owners[key] = replace(
+                    own, ready=False, exit_code=None, restart_reason=str(delete.reason)
+                )
+        return True
+
+    def _failed(self, own: Ownership, failure: Failure) -> Ownership:
+        noted = replace(
+            own,
+            failures=failure.failures,
+            failed_pod_uid=None,
+            ready=False,
+            retry_at=self.clock() + failure.retry_seconds,
+            exit_code=None,
+            restart_reason=None,
+        )
+        pod = failure.pod
+        if pod is None:
+            return noted
+        cause = pod.exit_reason or pod.waiting_reason or str(pod.phase)
+        return replace(noted, failed_pod_uid=pod.uid, exit_code=pod.exit_code, restart_reason=cause)
+
+    def _tell(self, lease: Lease, events: Sequence[Event]) -> None:
+        self.told += [Told(event, lease.term, self.clock()) for event in events]
+
+    async def record_pods(self, lease: Lease, records: Sequence[Record]) -> None:
+        await self._leading("record_pods", lease)
+        for record in records:
+            own, pod = self.owners.get(record.processor_id), record.pod
+            if own is None or own.epoch != record.epoch:
+                continue
+            is_same = own.pod_uid == pod.uid
+            self.owners[record.processor_id] = replace(
+                own,
+                pod_uid=pod.uid,
+                pod_name=pod.name,
+                pod_ip=pod.ip,
+                node_name=pod.node_name or own.node_name,
+                ready=pod.ready,
+                exit_code=own.exit_code if is_same else None,
+                restart_reason=own.restart_reason if is_same else None,
+            )
+            row = self.processors.get(record.processor_id)
+            if row is not None:
+                row.pod_name, row.pod_ip, row.node_name = pod.name, pod.ip, pod.node_name
+
+    async def record_findings(
+        self, lease: Lease, findings: Mapping[UUID, Finding], gone: Sequence[UUID]
+    ) -> None:
+        await self._leading("record_findings", lease)
+        self.states.update(findings)
+        for key in gone:
+            self.states.pop(key, None)
+
+    async def record_nodes(
+        self, lease: Lease, nodes: Sequence[NodeSummary], gone: Sequence[str]
+    ) -> None:
+        await self._leading("record_nodes", lease)
+        self.node_rows.update({node.name: node for node in nodes})
+        for name in gone:
+            self.node_rows.pop(name, None)
+
+    async def record_guard(self, lease: Lease, verdict: GuardVerdict) -> None:
+        await self._leading("record_guard", lease)
+        held_since = None
+        if verdict.holds:
+            held_since = self.guard.held_since or self.clock()
+        self.guard = replace(self.guard, held_since=held_since)
+        self.guard_counts = {group: left for group, (_, left) in verdict.tripped.items()}
+        self.guard_detail = verdict.detail if verdict.holds else ""
+
+    async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:
+        await self._leading("record_events", lease)
+        self._tell(lease, events)
+
+    async def shown(self) -> tuple[dict[UUID, str], set[str]]:
+        await self._answer("shown")
+        return {key: str(found.reason) for key, found in self.states.items()}, set(self.node_rows)
+
+    async def forget_events(self, older_than_seconds: float) -> None:
+        await self._answer("forget_events")
+        oldest = self.clock() - older_than_seconds
+        self.told = [told for told in self.told if told.at >= oldest]
+
+    async def record_pod_health(self, findings: Sequence[PodFinding]) -> None:
+        await self._answer("record_pod_health")
+        now = self.clock()
+        for finding in findings:
+            row = self.processors.get(finding.processor_id)
+            if row is None:
+                continue
+            at = row.last_health_check_at
+            if at is None or at == row.polled_at or at < now - _SILENT_SECONDS:
+                row.health_status = "healthy" if finding.healthy else "unhealthy"
+                row.last_health_check_at = row.polled_at = now
 
 
-async def _wakes(changed: asyncio.Event) -> AsyncIterator[None]:
-    while True:
-        await changed.wait()
-        changed.clear()
-        yield
+def _is_a_store(store: MemoryStore) -> Store:
+    """That it is one is proved by the type checker."""
+    return store
+
+
+class RefusingStore(MemoryStore):
+    """Grants nothing, as when the evidence never holds."""
+
+    async def grant(self, lease: Lease, actions: Sequence[Action]) -> list[bool]:
+        await self._leading("grant", lease)
+        return [False] * len(actions)
+
+
+@dataclass(eq=False)
+class _Listener:
+    event: asyncio.Event
+    cut: bool = False
+
+    async def wakes(self) -> AsyncIterator[None]:
+        while True:
+            await self.event.wait()
+            self.event.clear()
+            if self.cut:
+                raise StoreUnavailable("the connection that listens for changes was lost")
+            yield
+
+
+def _event(action: Action) -> Event:
+    said = (type(action).__name__.lower(), action.reason, action.detail, action.processor_id)
+    if isinstance(action, Create):
+        node_name = action.choice.node_name or action.spec.node_name
+        return Event(*said, node_name, action.spec.name, epoch=action.epoch)
+    if isinstance(action, Forget) or action.pod is None:
+        return Event(*said, epoch=action.epoch)
+    return Event.of_pod(*said, action.pod)._replace(epoch=action.epoch)

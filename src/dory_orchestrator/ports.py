@@ -7,9 +7,11 @@ StoreError                  the database did not do what was asked
   StoreDataError            it refused these very values; others may be fine
   SchemaError               its tables are not what this version needs
   RequestRefused            the request contradicts what is stored; the database is well
+    LeaseLost               somebody else leads by now: nothing of it was done
     RegistrationRefused     names the field (400)
     EdgeNodeNotFound        no such edge node (500, as the reference says)
     EdgeNodeAmbiguous       the name stands in several organizations (409)
+    OperatorRefused         there is nothing of this kind to decide (409)
 
 ClusterError                the cluster did not do what was asked
   ClusterUnavailable        it cannot be reached, or does not answer in time
@@ -27,7 +29,17 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from dory_orchestrator.core.directive import BeatFacts
-from dory_orchestrator.core.model import Observation, Pod, PodSpec, ProcessorConfig
+from dory_orchestrator.core.model import Desired, Observation, Pod, PodSpec
+from dory_orchestrator.core.plan import (
+    Adopt,
+    Create,
+    Delete,
+    Failure,
+    Finding,
+    Forget,
+    GuardVerdict,
+    Record,
+)
 
 
 class StoreError(Exception):
@@ -104,6 +116,10 @@ class PodUnreachable(Exception):
     """A pod's HTTP server gave no usable answer in time."""
 
 
+class LeaseLost(RequestRefused):
+    """The lease that a statement named is not held any more. Nothing of it was done."""
+
+
 class Beat(NamedTuple):
     """One heartbeat, as far as it is recorded. A tuple: twelve thousand are made each second."""
 
@@ -173,15 +189,8 @@ class EdgeNodeStore(Protocol):
         ...
 
 
-class ConfigStore(Protocol):
-    """The desired state."""
-
-    async def list_processor_configs(self) -> Mapping[UUID, ProcessorConfig]:
-        """Every desired processor (status other than `terminated` and `failed`), by id.
-
-        Raises StoreUnavailable, StoreDataError: never an empty mapping in place of an error.
-        """
-        ...
+class ChangeStore(Protocol):
+    """Who tells of changes."""
 
     def changes(self) -> AbstractAsyncContextManager[AsyncIterator[None]]:
         """Wake-ups: the iterator yields whenever the desired state may have changed.
@@ -215,7 +224,157 @@ class GapStore(Protocol):
         ...
 
 
-class Store(HeartbeatStore, EdgeNodeStore, ConfigStore, HealthStore, GapStore, Protocol):
+class Lease(NamedTuple):
+    """The right to act: whoever holds it, and in which term."""
+
+    holder: str
+    term: int
+
+
+class LeaseStore(Protocol):
+    """One leader at a time (design, section 8)."""
+
+    async def hold_lease(self, holder: str, term: int | None, seconds: float) -> int | None:
+        """Get or renew the lease for `seconds` from now; None while somebody else holds it.
+
+        Returns the term: the same only when the lease of `term` is renewed before it ended.
+        Each other time it is a new one, so that nothing of an earlier term is granted any more.
+        Raises StoreUnavailable.
+        """
+        ...
+
+    async def release_lease(self, lease: Lease) -> None:
+        """Let go of it, if it is still held: another may have it at once. Raises StoreUnavailable."""
+        ...
+
+
+Action = Create | Delete | Adopt | Failure | Forget
+
+
+class Event(NamedTuple):
+    """Something that happened, for people. `kind` is its sort, `reason` a fixed word."""
+
+    kind: str
+    reason: str
+    detail: str
+    processor_id: UUID | None = None
+    node_name: str | None = None
+    pod_name: str | None = None
+    pod_uid: str | None = None
+    epoch: int | None = None
+
+    @classmethod
+    def of_pod(
+        cls, kind: str, reason: str, detail: str, processor_id: UUID | None, pod: Pod
+    ) -> "Event":
+        """About a pod."""
+        return cls(kind, reason, detail, processor_id, pod.node_name, pod.name, pod.uid, pod.epoch)
+
+
+class NodeSummary(NamedTuple):
+    """A node of the cluster as people are shown it."""
+
+    name: str
+    kind: str
+    ready: bool
+    ready_changed_at: float | None
+    unschedulable: bool
+    cpu_millicores: int
+    memory_bytes: int
+    gpu_count: int
+    pods_max: int
+    pods: int
+    utilisation: float
+
+
+class FleetStore(Protocol):
+    """What the reconcile loop reads and writes. Every writing names the lease, and raises
+    LeaseLost, with nothing done, once it is not held any more.
+    """
+
+    async def read_desired(self) -> Desired:
+        """Everything that the database says, of one moment.
+
+        Raises StoreUnavailable, StoreDataError: never an empty answer in place of an error.
+        """
+        ...
+
+    async def grant(self, lease: Lease, actions: Sequence[Action]) -> list[bool]:
+        """Which of the actions may be carried out, in their order: those whose evidence still
+        holds (the owner's epoch; desired or not). What is granted is written, with an event.
+
+        Raises LeaseLost, StoreUnavailable, StoreBusy, StoreDataError. Nothing is granted then.
+        """
+        ...
+
+    async def record_pods(self, lease: Lease, records: Sequence[Record]) -> None:
+        """Write which pods own, unless the epoch has moved on; raises as `grant`."""
+        ...
+
+    async def record_findings(
+        self, lease: Lease, findings: Mapping[UUID, Finding], gone: Sequence[UUID]
+    ) -> None:
+        """Write how processors are, and drop those that are `gone`; raises as `grant`."""
+        ...
+
+    async def record_nodes(
+        self, lease: Lease, nodes: Sequence[NodeSummary], gone: Sequence[str]
+    ) -> None:
+        """Write how nodes are, and drop those that are `gone`; raises as `grant`."""
+        ...
+
+    async def record_guard(self, lease: Lease, verdict: GuardVerdict) -> None:
+        """Write whether the deletion guard holds, and what for; raises as `grant`."""
+        ...
+
+    async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:
+        """Write what happened; raises as `grant`."""
+        ...
+
+    async def shown(self) -> tuple[dict[UUID, str], set[str]]:
+        """The reason of each processor, and the nodes, that people are shown. Raises
+        StoreUnavailable.
+        """
+        ...
+
+    async def forget_events(self, older_than_seconds: float) -> None:
+        """Delete some events that happened longer ago. Raises StoreUnavailable."""
+        ...
+
+
+class PodFinding(NamedTuple):
+    """What the health poller found of one processor's pod."""
+
+    processor_id: UUID
+    healthy: bool
+
+
+class PodHealthStore(Protocol):
+    """Where the health poller writes."""
+
+    async def record_pod_health(self, findings: Sequence[PodFinding]) -> None:
+        """Write `health_status` and `last_health_check_at` of processors that do not beat
+        themselves; those that do keep what their last heartbeat said.
+
+        Raises StoreUnavailable, StoreDataError.
+        """
+        ...
+
+
+# What operators see ------------------------------------------------------------------------
+
+
+class Store(
+    HeartbeatStore,
+    EdgeNodeStore,
+    ChangeStore,
+    HealthStore,
+    GapStore,
+    LeaseStore,
+    FleetStore,
+    PodHealthStore,
+    Protocol,
+):
     """All of it, as one PostgreSQL database provides it."""
 
 
@@ -309,20 +468,286 @@ class Pods(Protocol):
         ...
 
 
-class PodFinding(NamedTuple):
-    """What the health poller found of one processor's pod."""
-
-    processor_id: UUID
-    healthy: bool
+class OperatorRefused(RequestRefused):
+    """An operator asks for what does not stand to be decided. The message says why."""
 
 
-class PodHealthStore(Protocol):
-    """Where the health poller writes."""
+class Position(NamedTuple):
+    """Where a page ended: the sort key, the name and the id of its last row."""
 
-    async def record_pod_health(self, findings: Sequence[PodFinding]) -> None:
-        """Write `health_status` and `last_health_check_at` of processors that do not beat
-        themselves; those that do keep what their last heartbeat said.
+    key: str
+    name: str
+    id: str
 
-        Raises StoreUnavailable, StoreDataError.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorQuery:
+    """Which processors, in which order. `sort` is name, state, node or since (newest first).
+
+    `prefix` is how the name or the id begins, in upper or lower case.
+    """
+
+    limit: int = 100
+    sort: str = "name"
+    after: Position | None = None
+    states: tuple[str, ...] | None = None
+    node: str | None = None
+    template: str | None = None
+    organization_id: UUID | None = None
+    namespace: str | None = None
+    health_status: str | None = None
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorView:
+    """A processor as operators see it: what is desired, what the leader found, who owns it.
+
+    `status` is None when its row is gone; `epoch` is that of the database, `pod_epoch` that of
+    the pod. `version` names all active versions when there are several.
+    """
+
+    id: UUID
+    name: str | None
+    organization_id: UUID | None
+    template: str | None
+    version: str | None
+    node_type: str | None
+    namespace: str | None
+    status: str | None
+    health_status: str
+    last_health_check_at: datetime | None
+    state: str
+    reason: str
+    detail: str
+    node_name: str | None
+    pod_name: str | None
+    pod_ip: str | None
+    pod_uid: str | None
+    epoch: int | None
+    pod_epoch: int | None
+    restart_count: int | None
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorPage:
+    """Processors in order, and where the next page goes on; None at the end."""
+
+    processors: Sequence[ProcessorView]
+    next: Position | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeQuery:
+    """Which nodes, in which order. `sort` is name, kind or utilisation (the highest first)."""
+
+    limit: int = 100
+    sort: str = "name"
+    after: Position | None = None
+    kind: str | None = None
+    ready: bool | None = None
+    status: str | None = None
+    organization_id: UUID | None = None
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """A node of the cluster, an edge node, or both when they have the same name.
+
+    `ready` and what follows from the cluster is None for an edge node that is not in it;
+    `edge_node_id` and what the platform says is None for a node that is no edge node.
+    """
+
+    name: str
+    kind: str
+    ready: bool | None
+    ready_changed_at: datetime | None
+    unschedulable: bool | None
+    cordoned: bool
+    cordon_cause: str | None
+    edge_node_id: UUID | None
+    organization_id: UUID | None
+    status: str | None
+    failover_enabled: bool | None
+    failover_target_node_id: UUID | None
+    last_heartbeat_at: datetime | None
+    heartbeat_age_seconds: float | None
+    cpu_millicores: int | None
+    memory_bytes: int | None
+    gpu_count: int | None
+    pods: int | None
+    pods_max: int | None
+    utilisation: float | None
+    processors: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NodePage:
+    """Nodes in order, and where the next page goes on; None at the end."""
+
+    nodes: Sequence[NodeView]
+    next: Position | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventQuery:
+    """Which events. Newest first, below `before_id`; or, to follow, oldest first above
+    `after_id`. `since` is the earliest moment."""
+
+    limit: int = 100
+    before_id: int | None = None
+    after_id: int | None = None
+    processor_id: UUID | None = None
+    node: str | None = None
+    kind: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """An action, or something that was found, and its reason."""
+
+    id: int
+    at: datetime
+    kind: str
+    reason: str
+    detail: str
+    processor_id: UUID | None
+    processor_name: str | None
+    node_name: str | None
+    pod_name: str | None
+    pod_uid: str | None
+    epoch: int | None
+    term: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events in order. `follow_id` is the id above which nothing was seen yet: whoever goes
+    on there misses no event. `more` says whether the page is not the last one."""
+
+    events: Sequence[EventView]
+    follow_id: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldProcessor:
+    """A processor that waits for an operator's word, with the pod that runs for it."""
+
+    id: UUID
+    name: str | None
+    namespace: str | None
+    pod_name: str | None
+    node_name: str | None
+    epoch: int | None
+    pod_epoch: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """A pod that calls itself ours but belongs to another fleet, or to none."""
+
+    pod_name: str | None
+    node_name: str | None
+    processor_id: UUID | None
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardStatus:
+    """The deletion guard and all else that waits for an operator's word.
+
+    `groups` are the desired counts, by group, that are to be accepted. Of each list the first
+    hundred are named; the counts tell of all.
+    """
+
+    held: bool
+    held_since: datetime | None
+    detail: str
+    groups: Mapping[str, int]
+    confirmed: Mapping[str, int]
+    confirmed_at: datetime | None
+    confirmed_by: str | None
+    processors_count: int
+    processors: Sequence[HeldProcessor]
+    frozen_count: int
+    frozen: Sequence[HeldProcessor]
+    strangers_count: int
+    strangers: Sequence[Stranger]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSummary:
+    """The fleet in a few numbers. `lease_seconds` is until the leader's lease ends; negative:
+    since it ended; None: nobody ever led."""
+
+    fleet_id: UUID | None
+    at: datetime
+    desired: int
+    ready: int
+    states: Mapping[str, int]
+    nodes: int
+    nodes_ready: int
+    leader: str | None
+    term: int
+    lease_seconds: float | None
+    guard_held: bool
+
+
+class FleetViews(Protocol):
+    """What operators see and decide.
+
+    Every method raises StoreUnavailable (StoreTimeout), StoreBusy, StoreDataError: never an
+    empty list in place of an error.
+    """
+
+    async def list_processors(self, query: ProcessorQuery) -> ProcessorPage:
+        """Desired processors, and those that are still being removed or held."""
+        ...
+
+    async def get_processor(
+        self, processor_id: UUID, *, events_max: int
+    ) -> tuple[ProcessorView, Sequence[EventView]] | None:
+        """One processor with its last events, newest first; None when it is not known."""
+        ...
+
+    async def list_nodes(self, query: NodeQuery) -> NodePage:
+        """The cluster's nodes and the platform's edge nodes, joined by name."""
+        ...
+
+    async def list_events(self, query: EventQuery) -> EventPage:
+        """Events; see EventQuery."""
+        ...
+
+    async def guard_status(self) -> GuardStatus:
+        """What waits for an operator's word."""
+        ...
+
+    async def confirm_guard(self, by: str, expected: Mapping[str, int] | None) -> GuardStatus:
+        """Accept what the deletion guard holds; returns the status after it.
+
+        With `expected`, only if these are still the counts that are held. Raises
+        OperatorRefused when nothing, or something else, is held.
         """
+        ...
+
+    async def adopt(self, processor_ids: Sequence[UUID] | None, by: str) -> Sequence[UUID]:
+        """Take the word of the pods of frozen processors for their epoch; None: of all.
+
+        Returns whom it concerned. Raises OperatorRefused naming ids that are not frozen, and
+        when there are none at all; nothing was changed then.
+        """
+        ...
+
+    async def summary(self) -> FleetSummary:
+        """The fleet in a few numbers."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection, within about a second."""
         ...

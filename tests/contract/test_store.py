@@ -1,13 +1,11 @@
-"""What every Store does; run over PostgreSQL and over the double that other tests use."""
+"""What every Store does for the edge; run over PostgreSQL and over the double that other tests use."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
-from tests.contract.worlds import MemoryWorld, PostgresWorld, World, connected
+from tests.contract.worlds import World
 
-from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     Beat,
     EdgeNodeAmbiguous,
@@ -15,21 +13,8 @@ from dory_orchestrator.ports import (
     EdgeNodeRegistration,
     RegistrationRefused,
 )
-from dory_orchestrator.store.postgres import PostgresStore
 
 ORGANIZATION = uuid4()
-
-
-@pytest.fixture(params=["memory", "postgres"])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    if request.param == "memory":
-        yield MemoryWorld()
-        return
-    url = request.getfixturevalue("database_url")
-    store = PostgresStore(url, metrics=Metrics(), pool_size=3, timeout_seconds=5)
-    async with connected(url) as connection:
-        yield PostgresWorld(store, connection)
-    await store.close()
 
 
 async def record(world: World, *beats: Beat, canary: bool = False):
@@ -155,7 +140,7 @@ async def test_ended_processors_are_not_desired(world):
         status: await world.desire(status)
         for status in ("pending", "running", "terminated", "failed", "odd")
     }
-    configs = await world.store.list_processor_configs()
+    configs = (await world.store.read_desired()).configs
     assert configs.keys() == {keys["pending"], keys["running"], keys["odd"]}
     assert {config.status for config in configs.values()} == {"pending", "running", "odd"}
 

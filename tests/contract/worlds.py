@@ -1,15 +1,34 @@
 """The same small world, in memory and in PostgreSQL, for the contract suite."""
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import asyncpg
 from tests.doubles import MemoryStore, Processor
 
-from dory_orchestrator.core.model import ProcessorConfig
-from dory_orchestrator.ports import Store
+from dory_orchestrator.core.model import Pod, PodPhase, PodSpec, ProcessorConfig
+from dory_orchestrator.core.plan import Adopt, Choice, Create, Delete, Failure, Forget, Reason
+from dory_orchestrator.ports import Event, NodeSummary, Store
+
+ENDED = ("terminated", "failed")
+Shown = tuple[str | None, str | None, str | None]
+_CONFIG = ProcessorConfig(
+    processor_id=UUID(int=0),
+    organization_id=None,
+    name=None,
+    node_type="edge",
+    namespace="default",
+    status="running",
+    template_slug="camera",
+    versions=(),
+    sensor_id=None,
+    sensor_config=None,
+    sensor_location=None,
+)
 
 
 class World(Protocol):
@@ -37,8 +56,48 @@ class World(Protocol):
         """Change what is desired, so that whoever listens is woken."""
         ...
 
-    async def desire(self, status: str) -> UUID:
+    async def desire(self, status: str = "running") -> UUID:
         """A processor with a template and an active version."""
+        ...
+
+    async def end(self, processor_id: UUID, status: str) -> None:
+        """Give its row another status."""
+        ...
+
+    async def remove(self, processor_id: UUID) -> None:
+        """Delete its row."""
+        ...
+
+    async def link(self, processor_id: UUID, edge_node_id: UUID) -> None:
+        """An active link that the platform made."""
+        ...
+
+    async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
+        """Make its last word so old."""
+        ...
+
+    async def shown_of(self, processor_id: UUID) -> Shown:
+        """What the platform's pages show: pod name, address, node."""
+        ...
+
+    async def status_of(self, processor_id: UUID) -> str: ...
+
+    async def events(self) -> list[tuple[Event, int | None]]:
+        """In order, with their terms."""
+        ...
+
+    async def states(self) -> Mapping[UUID, tuple[object, ...]]:
+        """Of each processor what is shown: state, reason, detail, pod name, uid, epoch."""
+        ...
+
+    async def nodes(self) -> Mapping[str, NodeSummary]: ...
+
+    async def guard(self) -> tuple[dict[str, int], str]:
+        """What the guard holds for, by group, and in words."""
+        ...
+
+    async def confirm(self, counts: Mapping[str, int]) -> None:
+        """An operator accepts counts."""
         ...
 
 
@@ -46,7 +105,8 @@ class MemoryWorld:
     """Over the double."""
 
     def __init__(self) -> None:
-        self.store: Any = MemoryStore()
+        self.memory = MemoryStore()
+        self.store: Store = self.memory
 
     async def add_processor(
         self,
@@ -58,38 +118,73 @@ class MemoryWorld:
         owner_ready: bool = False,
     ) -> UUID:
         key = uuid4()
-        self.store.processors[key] = Processor(
+        self.memory.processors[key] = Processor(
             status, "unknown", edge_node_id, left, owner, owner_ready
         )
         return key
 
     async def health_of(self, processor_id: UUID) -> str:
-        health: str = self.store.processors[processor_id].health_status
-        return health
+        return self.memory.processors[processor_id].health_status
 
     async def last_heartbeat_of(self, edge_node_id: UUID) -> object:
-        return self.store.nodes[edge_node_id].last_heartbeat_at
+        return self.memory.nodes[edge_node_id].last_heartbeat_at
 
     async def touch_desired(self, processor_id: UUID) -> None:
-        self.store.notify()
+        self.memory.notify()
 
-    async def desire(self, status: str) -> UUID:
+    async def desire(self, status: str = "running") -> UUID:
         key = uuid4()
-        if status not in {"terminated", "failed"}:
-            self.store.configs[key] = ProcessorConfig(
-                processor_id=key,
-                organization_id=None,
-                name=None,
-                node_type="edge",
-                namespace="default",
-                status=status,
-                template_slug="camera",
-                versions=(),
-                sensor_id=None,
-                sensor_config=None,
-                sensor_location=None,
-            )
+        self.memory.processors[key] = Processor()
+        await self.end(key, status)
         return key
+
+    async def end(self, processor_id: UUID, status: str) -> None:
+        if status in ENDED:
+            self.memory.undesire(processor_id, status)
+        else:
+            self.memory.desire(replace(_CONFIG, processor_id=processor_id, status=status))
+
+    async def remove(self, processor_id: UUID) -> None:
+        self.memory.undesire(processor_id)
+
+    async def link(self, processor_id: UUID, edge_node_id: UUID) -> None:
+        self.memory.processors[processor_id].edge_node_id = edge_node_id
+
+    async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
+        row = self.memory.processors[processor_id]
+        row.last_health_check_at = self.memory.clock() - seconds
+
+    async def shown_of(self, processor_id: UUID) -> Shown:
+        row = self.memory.processors[processor_id]
+        return row.pod_name, row.pod_ip, row.node_name
+
+    async def status_of(self, processor_id: UUID) -> str:
+        return self.memory.processors[processor_id].status
+
+    async def events(self) -> list[tuple[Event, int | None]]:
+        return [(told.event, told.term) for told in self.memory.told]
+
+    async def states(self) -> Mapping[UUID, tuple[object, ...]]:
+        return {
+            key: (
+                found.state,
+                found.reason,
+                found.detail,
+                found.pod and found.pod.name,
+                found.pod and found.pod.uid,
+                found.pod and found.pod.epoch,
+            )
+            for key, found in self.memory.states.items()
+        }
+
+    async def nodes(self) -> Mapping[str, NodeSummary]:
+        return self.memory.node_rows
+
+    async def guard(self) -> tuple[dict[str, int], str]:
+        return self.memory.guard_counts, self.memory.guard_detail
+
+    async def confirm(self, counts: Mapping[str, int]) -> None:
+        self.memory.confirm(counts)
 
 
 class PostgresWorld:
@@ -114,12 +209,7 @@ class PostgresWorld:
             status,
         )
         if edge_node_id is not None:
-            await self.connection.execute(
-                "INSERT INTO edge_node_apps (edge_node_id, processor_id, status)"
-                " VALUES ($1, $2, 'active')",
-                edge_node_id,
-                key,
-            )
+            await self.link(key, edge_node_id)
         if left is not None or owner is not None:
             await self._own(key, left, owner, owner_ready)
         return key
@@ -159,7 +249,7 @@ class PostgresWorld:
             "UPDATE processors SET k8s_namespace = 'other' WHERE id = $1", processor_id
         )
 
-    async def desire(self, status: str) -> UUID:
+    async def desire(self, status: str = "running") -> UUID:
         template = await self.connection.fetchval(
             "INSERT INTO processor_templates (slug) VALUES ($1) RETURNING id", str(uuid4())
         )
@@ -176,6 +266,76 @@ class PostgresWorld:
         )
         return key
 
+    async def end(self, processor_id: UUID, status: str) -> None:
+        await self.connection.execute(
+            "UPDATE processors SET status = $2 WHERE id = $1", processor_id, status
+        )
+
+    async def remove(self, processor_id: UUID) -> None:
+        await self.connection.execute("DELETE FROM processors WHERE id = $1", processor_id)
+
+    async def link(self, processor_id: UUID, edge_node_id: UUID) -> None:
+        await self.connection.execute(
+            "INSERT INTO edge_node_apps (edge_node_id, processor_id, status)"
+            " VALUES ($1, $2, 'active')",
+            edge_node_id,
+            processor_id,
+        )
+
+    async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
+        await self.connection.execute(
+            "UPDATE processors SET last_health_check_at = now() - make_interval(secs => $2)"
+            " WHERE id = $1",
+            processor_id,
+            seconds,
+        )
+
+    async def shown_of(self, processor_id: UUID) -> Shown:
+        row = await self.connection.fetchrow(
+            "SELECT pod_name, pod_ip, node_name FROM processors WHERE id = $1", processor_id
+        )
+        assert row is not None
+        return row[0], row[1], row[2]
+
+    async def status_of(self, processor_id: UUID) -> str:
+        status: str = await self.connection.fetchval(
+            "SELECT status FROM processors WHERE id = $1", processor_id
+        )
+        return status
+
+    async def events(self) -> list[tuple[Event, int | None]]:
+        rows = await self.connection.fetch(
+            "SELECT kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, term"
+            " FROM orchestrator.events ORDER BY id"
+        )
+        return [(Event(*list(row)[:-1]), row["term"]) for row in rows]
+
+    async def states(self) -> Mapping[UUID, tuple[object, ...]]:
+        rows = await self.connection.fetch(
+            "SELECT processor_id, state, reason, detail, pod_name, pod_uid, epoch"
+            " FROM orchestrator.processor_states"
+        )
+        return {row[0]: tuple(row)[1:] for row in rows}
+
+    async def nodes(self) -> Mapping[str, NodeSummary]:
+        rows = await self.connection.fetch(
+            "SELECT name, kind, ready, extract(epoch FROM ready_changed_at)::float8,"
+            " unschedulable, cpu_millicores, memory_bytes, gpu_count, pods_max, pods, utilisation"
+            " FROM orchestrator.nodes"
+        )
+        return {row["name"]: NodeSummary(*row) for row in rows}
+
+    async def guard(self) -> tuple[dict[str, int], str]:
+        row = await self.connection.fetchrow("SELECT held, detail FROM orchestrator.guard")
+        assert row is not None
+        return json.loads(row["held"]), row["detail"]
+
+    async def confirm(self, counts: Mapping[str, int]) -> None:
+        await self.connection.execute(
+            "UPDATE orchestrator.guard SET confirmed = $1::text::jsonb, confirmed_at = now()",
+            json.dumps(dict(counts)),
+        )
+
 
 @asynccontextmanager
 async def connected(database_url: str) -> AsyncIterator["asyncpg.Connection[Any]"]:
@@ -185,3 +345,67 @@ async def connected(database_url: str) -> AsyncIterator["asyncpg.Connection[Any]
         yield connection
     finally:
         await connection.close()
+
+
+# Actions ------------------------------------------------------------------------------------
+
+
+def a_pod(processor_id: UUID, epoch: int = 1, **fields: Any) -> Pod:
+    """A pod that runs on `n1`."""
+    values: dict[str, Any] = {
+        "uid": f"uid-{epoch}",
+        "namespace": "default",
+        "name": f"pod-{epoch}",
+        "processor_id": processor_id,
+        "phase": PodPhase.RUNNING,
+        "created_at": 1.0,
+        "epoch": epoch,
+        "node_name": "n1",
+        "ip": "10.0.0.1",
+    }
+    return Pod(**(values | fields))
+
+
+def create(
+    processor_id: UUID, epoch: int = 1, *, node: str | None = "n1", edge_node_id: UUID | None = None
+) -> Create:
+    spec = PodSpec(
+        name=f"pod-{epoch}",
+        namespace="default",
+        processor_id=processor_id,
+        app="camera",
+        labels={},
+        annotations={},
+        image="image",
+    )
+    choice = Choice(node)
+    return Create(
+        processor_id, epoch - 1, epoch, spec, choice, Reason.NOT_RUNNING, "why", edge_node_id
+    )
+
+
+def delete(pod: Pod, epoch: int | None = None, reason: Reason = Reason.CHANGED) -> Delete:
+    assert pod.processor_id is not None
+    decided_on = pod.epoch or 0 if epoch is None else epoch
+    return Delete(pod.processor_id, pod, decided_on, reason, "why")
+
+
+def adopt(pod: Pod, epoch: int = 1) -> Adopt:
+    assert pod.processor_id is not None
+    return Adopt(pod.processor_id, pod, 0, epoch, Reason.ADOPTED, "why")
+
+
+def failure(
+    processor_id: UUID, epoch: int = 1, pod: Pod | None = None, failures: int = 1
+) -> Failure:
+    reason = Reason.CREATION_REFUSED if pod is None else Reason.FAILED
+    return Failure(processor_id, pod, epoch, failures, 30.0, reason, "why")
+
+
+def forget(processor_id: UUID, epoch: int = 1) -> Forget:
+    return Forget(processor_id, epoch, Reason.NOT_DESIRED, "why")
+
+
+async def owner_of(world: World, processor_id: UUID) -> Any:
+    """Its ownership; None when nobody owns it."""
+    return (await world.store.read_desired()).ownership.get(processor_id)

@@ -89,7 +89,7 @@ class TestOnTheTablesOfAPortal:
         assert {row[0] for row in states} == {"decommissioned"}
 
     async def test_configurations_are_listed(self, world):
-        (config,) = (await world.store.list_processor_configs()).values()
+        (config,) = (await world.store.read_desired()).configs.values()
         assert (config.status, config.template_slug, config.versions) == ("paused", None, ())
 
 
@@ -224,7 +224,7 @@ async def test_two_active_versions_are_both_listed_and_a_missing_template_is_non
         " SELECT processor_template_id, '2', 'image', true, '{\"a\": 1}'"
         " FROM processor_template_versions"
     )
-    configs = await world.store.list_processor_configs()
+    configs = (await world.store.read_desired()).configs
     assert {v.version for v in configs[key].versions} == {"1", "2"}
     assert configs[orphan].template_slug is None
     assert configs[orphan].versions == ()
@@ -244,7 +244,7 @@ async def test_rows_that_a_policy_hides_are_an_error_and_not_missing(world, data
     store = make_store(database_url.replace("postgres:@", "watched:@"))
     try:
         with pytest.raises(StoreError, match="row-level security"):
-            await store.list_processor_configs()
+            await store.read_desired()
         with pytest.raises(StoreError, match="row-level security"):
             await record(store, Beat(uuid4(), "", True))
     finally:

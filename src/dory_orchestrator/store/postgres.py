@@ -1,7 +1,7 @@
 """The Store over PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,6 @@ import asyncpg
 
 from dory_orchestrator.core.breaker import BreakerLimits
 from dory_orchestrator.core.directive import ENDED, NOT_FOUND, BeatFacts
-from dory_orchestrator.core.model import ProcessorConfig, TemplateVersion
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     Beat,
@@ -29,6 +28,7 @@ from dory_orchestrator.store.connections import (
     OwnConnection,
     Pool,
 )
+from dory_orchestrator.store.control import ControlStore
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
 from dory_orchestrator.store.queries import QUERIES
 from dory_orchestrator.store.revision import verify
@@ -37,7 +37,7 @@ CHANNEL = "orchestrator_changed"
 _LOCK_WAIT_MILLISECONDS = "1000"
 
 
-class PostgresStore:
+class PostgresStore(ControlStore):
     """One database, one process's view of it.
 
     Heartbeats have a connection of their own, so that nothing else can hold them up.
@@ -182,19 +182,6 @@ class PostgresStore:
 
     # Configurations
 
-    async def list_processor_configs(self) -> Mapping[UUID, ProcessorConfig]:
-        """See ConfigStore. Both statements read one snapshot of the database."""
-
-        async def work(connection: Connection) -> tuple[list[Any], list[Any]]:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                versions = await connection.fetch(QUERIES["list_active_versions"])
-                return versions, await connection.fetch(QUERIES["list_processor_configs"])
-
-        versions, rows = await self._others.run(
-            "list_configs", work, timeout_seconds=max(10.0, self._timeout_seconds)
-        )
-        return _configs({row["id"]: _version(row) for row in versions}, rows)
-
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[AsyncIterator[None]]:
         """See ConfigStore. A connection of its own: LISTEN holds it."""
@@ -237,10 +224,12 @@ async def _wakes(connection: Connection, changed: asyncio.Event) -> AsyncIterato
 def _facts(rows: Sequence[Any], count: int) -> list[BeatFacts]:
     """Facts by the ordinals, from 1, of the beats that share them."""
     facts = [NOT_FOUND] * count
-    for ordinals, found, recorded, status, left, owner, ready, _ in rows:
-        if not found:
+    for ordinals, found, recorded, status, left, owner, ready, undecided, _ in rows:
+        if not found and not undecided:
             continue
-        shared = BeatFacts(True, recorded, status or "", left, owner, ready)
+        shared = BeatFacts(
+            found, recorded or not found, status or "", left, owner, ready, undecided
+        )
         for ordinal in ordinals:
             before = facts[ordinal - 1]
             # A table without a key may hold an id twice: the row that keeps it alive counts.
@@ -302,41 +291,3 @@ def _of_one_organization(nodes: Sequence[Any], name: str) -> list[UUID]:
             " give organization_id"
         )
     return [node["id"] for node in nodes]
-
-
-def _version(row: Any) -> TemplateVersion:
-    return TemplateVersion(
-        id=row["id"],
-        version=row["version"] or "",
-        image_uri=row["image_uri"] or "",
-        digest=row["digest"],
-        runtime_config_template=row["runtime_config_template"] or "",
-    )
-
-
-def _configs(
-    versions: Mapping[UUID, TemplateVersion], rows: Sequence[Any]
-) -> dict[UUID, ProcessorConfig]:
-    """One configuration a processor; rows come in order of processor and version."""
-    active: dict[UUID, list[TemplateVersion]] = {}
-    for row in rows:
-        of_this = active.setdefault(row["id"], [])
-        if row["version_id"] is not None:
-            of_this.append(versions[row["version_id"]])
-    return {row["id"]: _config(row, tuple(active[row["id"]])) for row in rows}
-
-
-def _config(row: Any, versions: tuple[TemplateVersion, ...]) -> ProcessorConfig:
-    return ProcessorConfig(
-        processor_id=row["id"],
-        organization_id=row["organization_id"],
-        name=row["name"],
-        node_type=row["node_type"] or "",
-        namespace=row["namespace"],
-        status=row["status"] or "",
-        template_slug=row["template_slug"],
-        versions=versions,
-        sensor_id=row["sensor_id"],
-        sensor_config=row["sensor_config"],
-        sensor_location=row["sensor_location"],
-    )

@@ -1,4 +1,4 @@
-"""The named statements of `queries.sql`."""
+"""The named statements of the `.sql` files beside this module."""
 
 import re
 from importlib.resources import files
@@ -6,14 +6,14 @@ from importlib.resources import files
 _HEADING = re.compile(r"^-- (\w+) --$", re.MULTILINE)
 
 
-def load() -> dict[str, str]:
-    """Every statement by name. Raises ValueError when a name stands twice."""
-    text = files(__package__).joinpath("queries.sql").read_text(encoding="utf-8")
+def load(name: str) -> dict[str, str]:
+    """Every statement of a file, by name. Raises ValueError when a name stands twice."""
+    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
     _, *parts = _HEADING.split(text)
     names, statements = parts[::2], parts[1::2]
     if len(set(names)) != len(names):
-        raise ValueError("a statement name stands twice in queries.sql")
+        raise ValueError(f"a statement name stands twice in {name}")
     return {name: body.strip() for name, body in zip(names, statements, strict=True)}
 
 
-QUERIES = load()
+QUERIES = load("queries.sql")

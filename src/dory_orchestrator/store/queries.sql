@@ -76,6 +76,7 @@ SELECT
     left_node_name,
     owner_node_name,
     owner_ready,
+    undecided,
     -- For this transaction only: a crash of the server may forget the last beats, nothing else.
     set_config('synchronous_commit', 'off', true)
 FROM (
@@ -93,10 +94,20 @@ FROM (
             END
             AND (k.seen_edge_node_id IS NULL
                 OR EXISTS (SELECT FROM node_written w WHERE w.id = k.seen_edge_node_id))
-            AS recorded
+            AS recorded,
+        -- The deletion guard holds; or the row is gone, and the leader has not yet decided on
+        -- the pod that it still has.
+        (SELECT held_since IS NOT NULL FROM orchestrator.guard)
+            OR CASE WHEN k.locked THEN false
+                ELSE EXISTS (
+                    SELECT FROM orchestrator.ownership o
+                    WHERE o.processor_id = k.processor_id
+                        AND o.pod_uid IS NOT NULL AND o.node_name IS NOT NULL
+                ) END
+            AS undecided
     FROM known k
 ) told
-GROUP BY found, recorded, status, left_node_name, owner_node_name, owner_ready
+GROUP BY found, recorded, status, left_node_name, owner_node_name, owner_ready, undecided
 
 -- renew_canary --
 -- $1 longest time in seconds between canary beats that is no gap. In the transaction of the
@@ -208,14 +219,17 @@ FROM processors p
 LEFT JOIN processor_templates t ON t.id = p.processor_template_id
 LEFT JOIN processor_template_versions v ON v.processor_template_id = t.id AND v.is_active
 LEFT JOIN sensors s ON s.id = p.sensor_id
-WHERE COALESCE(p.status::text, '') NOT IN ('terminated', 'failed')
-ORDER BY p.id, v.id
+WHERE p.id IS NOT NULL AND COALESCE(p.status::text, '') NOT IN ('terminated', 'failed')
+-- By all columns: of two rows of one id the same one counts each time.
+ORDER BY id, version_id, organization_id, name, node_type, namespace, status, template_slug,
+    sensor_id, sensor_config, sensor_location
 
 -- list_active_versions --
 SELECT id, version::text AS version, image_uri::text AS image_uri, digest::text AS digest,
     runtime_config_template::text AS runtime_config_template
 FROM processor_template_versions
 WHERE is_active
+ORDER BY id, version, image_uri, digest, runtime_config_template
 
 -- extend_gap --
 -- $1 cause, $2 seconds since it began. A gap that ended a moment ago is still the same one.
@@ -234,3 +248,291 @@ WHERE NOT EXISTS (SELECT FROM reached)
 
 -- forget_gaps --
 DELETE FROM orchestrator.gaps WHERE ended_at < now() - make_interval(secs => $1)
+
+-- read_now --
+SELECT extract(epoch FROM now())::float8 AS now, id::text AS fleet_id FROM orchestrator.fleet
+
+-- list_edge_nodes --
+SELECT n.id, n.organization_id, n.name::text AS name, n.status::text AS status,
+    c.edge_node_id IS NOT NULL AS cordoned
+FROM edge_nodes n
+LEFT JOIN orchestrator.cordons c ON c.edge_node_id = n.id
+WHERE n.id IS NOT NULL
+ORDER BY id, organization_id, name, status
+
+-- list_links --
+-- A table of the platform's may hold several active ones: the oldest counts.
+SELECT DISTINCT ON (processor_id) processor_id, edge_node_id
+FROM edge_node_apps
+WHERE status = 'active' AND processor_id IS NOT NULL AND edge_node_id IS NOT NULL
+ORDER BY processor_id, created_at, id
+
+-- list_ownership --
+SELECT processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready, failures,
+    failed_pod_uid, extract(epoch FROM retry_at)::float8 AS retry_at, exit_code, restart_reason
+FROM orchestrator.ownership
+
+-- read_guard --
+SELECT extract(epoch FROM held_since)::float8 AS held_since,
+    extract(epoch FROM confirmed_at)::float8 AS confirmed_at, confirmed::text AS confirmed
+FROM orchestrator.guard
+
+-- hold_lease --
+-- $1 holder, $2 the term that it renews or null, $3 seconds. A holder that begins anew (its
+-- process was restarted) takes its own lease over at once, in a new term.
+UPDATE orchestrator.leader
+SET term = CASE WHEN holder = $1 AND term = $2 AND expires_at > clock_timestamp() THEN term
+        ELSE term + 1 END,
+    holder = $1,
+    expires_at = clock_timestamp() + make_interval(secs => $3)
+WHERE holder IS NULL OR holder = $1 OR expires_at <= clock_timestamp()
+RETURNING term
+
+-- release_lease --
+UPDATE orchestrator.leader SET holder = NULL, expires_at = now() WHERE holder = $1 AND term = $2
+
+-- check_lease --
+-- Held until the end of the transaction: who takes the lease over waits for it, and so sees
+-- what it wrote.
+SELECT true FROM orchestrator.leader
+WHERE holder = $1 AND term = $2 AND expires_at > clock_timestamp()
+FOR SHARE
+
+-- grant_creations --
+-- $1 processor ids, $2 epochs, $3 node names. Granted to those that are still desired, and
+-- whose epoch is the one before.
+WITH asked AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[])
+        AS a (processor_id, epoch, node_name)
+)
+INSERT INTO orchestrator.ownership AS o (processor_id, epoch, node_name, ready, updated_at)
+SELECT a.processor_id, a.epoch, a.node_name, false, now()
+FROM asked a
+WHERE EXISTS (
+        SELECT FROM processors p
+        WHERE p.id = a.processor_id
+            AND COALESCE(p.status::text, '') NOT IN ('terminated', 'failed')
+    )
+    AND (a.epoch = 1
+        OR EXISTS (SELECT FROM orchestrator.ownership e WHERE e.processor_id = a.processor_id))
+ORDER BY a.processor_id
+ON CONFLICT (processor_id) DO UPDATE
+SET epoch = excluded.epoch, node_name = excluded.node_name, ready = false, updated_at = now(),
+    pod_uid = NULL, pod_name = NULL, pod_ip = NULL
+WHERE o.epoch = excluded.epoch - 1
+RETURNING processor_id
+
+-- link_edge_nodes --
+-- $1 processor ids, $2 edge node ids. A link that somebody made in the meantime stays.
+INSERT INTO edge_node_apps (id, edge_node_id, processor_id, status, created_at, updated_at)
+SELECT gen_random_uuid(), a.edge_node_id, a.processor_id, 'active', now(), now()
+FROM unnest($1::uuid[], $2::uuid[]) AS a (processor_id, edge_node_id)
+WHERE NOT EXISTS (
+    SELECT FROM edge_node_apps e
+    WHERE e.processor_id = a.processor_id AND e.status = 'active'
+)
+ON CONFLICT DO NOTHING
+
+-- grant_deletions --
+-- $1 processor ids, $2 epochs (0: nobody owned it), $3 pod uids, $4 whether it is ended for not
+-- being desired, $5 what its successor is told as the cause. Returns the granted uids.
+WITH asked AS (
+    SELECT a.* FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::boolean[], $5::text[])
+        AS a (processor_id, epoch, pod_uid, undesired, restart_reason)
+    WHERE NOT a.undesired OR NOT EXISTS (
+        SELECT FROM processors p
+        WHERE p.id = a.processor_id
+            AND COALESCE(p.status::text, '') NOT IN ('terminated', 'failed')
+    )
+),
+owned AS (
+    -- As it is once it is locked: an operator may have changed it while we waited for it.
+    SELECT o.processor_id, o.epoch FROM orchestrator.ownership o
+    WHERE o.processor_id = ANY ($1) ORDER BY o.processor_id FOR UPDATE
+),
+noted AS (
+    UPDATE orchestrator.ownership o
+    SET ready = false, updated_at = now(),
+        exit_code = CASE WHEN a.restart_reason IS NULL THEN o.exit_code END,
+        restart_reason = COALESCE(a.restart_reason, o.restart_reason)
+    FROM asked a, owned
+    WHERE owned.processor_id = o.processor_id AND a.processor_id = o.processor_id
+        AND o.epoch = a.epoch AND o.pod_uid = a.pod_uid
+)
+SELECT a.pod_uid FROM asked a
+LEFT JOIN owned ON owned.processor_id = a.processor_id
+WHERE COALESCE(owned.epoch, 0) = a.epoch
+
+-- grant_adoptions --
+-- $1 processor ids, $2 epochs, $3 pod uids, $4 node names. Only where nobody owns yet.
+INSERT INTO orchestrator.ownership (processor_id, epoch, pod_uid, node_name, updated_at)
+SELECT a.processor_id, a.epoch, a.pod_uid, a.node_name, now()
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[])
+    AS a (processor_id, epoch, pod_uid, node_name)
+ORDER BY a.processor_id
+ON CONFLICT (processor_id) DO NOTHING
+RETURNING processor_id
+
+-- grant_failures --
+-- $1 processor ids, $2 epochs, $3 pod uids, $4 failures in a row, $5 seconds until the next
+-- try, $6 exit codes, $7 causes.
+UPDATE orchestrator.ownership o
+SET failures = a.failures, failed_pod_uid = a.pod_uid, ready = false, updated_at = now(),
+    retry_at = now() + make_interval(secs => a.retry_seconds),
+    exit_code = a.exit_code, restart_reason = a.restart_reason
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::int[], $5::float8[], $6::int[], $7::text[])
+    AS a (processor_id, epoch, pod_uid, failures, retry_seconds, exit_code, restart_reason)
+WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
+RETURNING o.processor_id
+
+-- grant_forgetting --
+-- $1 processor ids, $2 epochs. The epoch is kept: should the processor come back, an old pod of
+-- it on a node that was cut off must not look newer than its next.
+UPDATE orchestrator.ownership o
+SET pod_uid = NULL, pod_name = NULL, pod_ip = NULL, node_name = NULL, ready = false,
+    failures = 0, failed_pod_uid = NULL, retry_at = NULL, exit_code = NULL,
+    restart_reason = NULL, updated_at = now()
+FROM unnest($1::uuid[], $2::bigint[]) AS a (processor_id, epoch)
+WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
+    AND NOT EXISTS (
+        SELECT FROM processors p
+        WHERE p.id = a.processor_id
+            AND COALESCE(p.status::text, '') NOT IN ('terminated', 'failed')
+    )
+RETURNING o.processor_id
+
+-- stop_links --
+-- Of processors whose row is gone. One that was terminated may come back, and then home.
+UPDATE edge_node_apps a SET status = 'stopped', updated_at = now()
+WHERE a.processor_id = ANY ($1::uuid[]) AND a.status = 'active'
+    AND NOT EXISTS (SELECT FROM processors p WHERE p.id = a.processor_id)
+
+-- record_owners --
+-- $1 processor ids, $2 epochs, $3 pod uids, $4 pod names, $5 pod ips, $6 node names, $7 ready.
+-- With its new pod the cause of the last one's end has been told.
+UPDATE orchestrator.ownership o
+SET exit_code = CASE WHEN o.pod_uid = a.pod_uid THEN o.exit_code END,
+    restart_reason = CASE WHEN o.pod_uid = a.pod_uid THEN o.restart_reason END,
+    pod_uid = a.pod_uid, pod_name = a.pod_name, pod_ip = a.pod_ip,
+    node_name = COALESCE(a.node_name, o.node_name), ready = a.ready, updated_at = now()
+FROM unnest(
+    $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[]
+) AS a (processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready)
+WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
+RETURNING o.processor_id
+
+-- show_pods --
+-- $1 processor ids, $2 pod names, $3 pod ips, $4 node names: for the platform's own pages.
+UPDATE processors p
+SET pod_name = a.pod_name, pod_ip = a.pod_ip, node_name = a.node_name
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+    AS a (processor_id, pod_name, pod_ip, node_name)
+WHERE p.id = a.processor_id
+    AND (p.pod_name::text, p.pod_ip::text, p.node_name::text)
+        IS DISTINCT FROM (a.pod_name, a.pod_ip, a.node_name)
+
+-- record_states --
+-- `since` moves only with the state or its reason.
+INSERT INTO orchestrator.processor_states AS s (
+    processor_id, state, reason, detail, namespace, pod_name, pod_uid, node_name, pod_ip,
+    phase, epoch, restart_count
+)
+SELECT * FROM unnest(
+    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+    $8::text[], $9::text[], $10::text[], $11::bigint[], $12::int[]
+)
+ON CONFLICT (processor_id) DO UPDATE
+SET state = excluded.state, reason = excluded.reason, detail = excluded.detail,
+    namespace = excluded.namespace, pod_name = excluded.pod_name, pod_uid = excluded.pod_uid,
+    node_name = excluded.node_name, pod_ip = excluded.pod_ip, phase = excluded.phase,
+    epoch = excluded.epoch, restart_count = excluded.restart_count, updated_at = now(),
+    since = CASE WHEN (s.state, s.reason) = (excluded.state, excluded.reason) THEN s.since
+        ELSE now() END
+
+-- forget_states --
+DELETE FROM orchestrator.processor_states WHERE processor_id = ANY ($1::uuid[])
+
+-- list_state_reasons --
+SELECT processor_id, reason FROM orchestrator.processor_states
+
+-- record_nodes --
+INSERT INTO orchestrator.nodes (
+    name, kind, ready, ready_changed_at, unschedulable, cpu_millicores, memory_bytes, gpu_count,
+    pods_max, pods, utilisation
+)
+SELECT a.name, a.kind, a.ready, to_timestamp(a.ready_changed_at), a.unschedulable,
+    a.cpu_millicores, a.memory_bytes, a.gpu_count, a.pods_max, a.pods, a.utilisation
+FROM unnest(
+    $1::text[], $2::text[], $3::boolean[], $4::float8[], $5::boolean[], $6::bigint[],
+    $7::bigint[], $8::int[], $9::int[], $10::int[], $11::float8[]
+) AS a (
+    name, kind, ready, ready_changed_at, unschedulable, cpu_millicores, memory_bytes, gpu_count,
+    pods_max, pods, utilisation
+)
+ON CONFLICT (name) DO UPDATE
+SET kind = excluded.kind, ready = excluded.ready, ready_changed_at = excluded.ready_changed_at,
+    unschedulable = excluded.unschedulable, cpu_millicores = excluded.cpu_millicores,
+    memory_bytes = excluded.memory_bytes, gpu_count = excluded.gpu_count,
+    pods_max = excluded.pods_max, pods = excluded.pods, utilisation = excluded.utilisation,
+    updated_at = now()
+
+-- forget_nodes --
+DELETE FROM orchestrator.nodes WHERE name = ANY ($1::text[])
+
+-- list_node_names --
+SELECT name FROM orchestrator.nodes
+
+-- hold_guard --
+-- $1 counts of desired processors by group that shrank too far, as JSON; $2 in words.
+UPDATE orchestrator.guard
+SET held_since = COALESCE(held_since, now()), held = $1::text::jsonb, detail = $2
+
+-- release_guard --
+UPDATE orchestrator.guard SET held_since = NULL, held = '{}', detail = ''
+WHERE held_since IS NOT NULL
+
+-- record_events --
+INSERT INTO orchestrator.events (
+    kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, term
+)
+SELECT a.*, $9::bigint
+FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+    $8::bigint[]
+) AS a
+
+-- forget_events --
+DELETE FROM orchestrator.events
+WHERE id IN (
+    SELECT id FROM orchestrator.events
+    WHERE at < now() - make_interval(secs => $1) ORDER BY at LIMIT 5000
+)
+
+-- record_pod_health --
+-- $1 processor ids, $2 healthy. Whoever's health was written by somebody else since our last
+-- writing beats by itself, and what it says counts; until it has been silent for a while.
+WITH found AS (
+    SELECT * FROM unnest($1::uuid[], $2::boolean[]) AS f (processor_id, healthy)
+),
+mute AS MATERIALIZED (
+    SELECT p.id, p.ctid AS place FROM processors p
+    LEFT JOIN orchestrator.pod_health h ON h.processor_id = p.id
+    WHERE p.id = ANY ($1)
+        AND (p.last_health_check_at IS NULL
+            OR p.last_health_check_at IS NOT DISTINCT FROM h.written_at
+            OR p.last_health_check_at < now() - interval '60 seconds')
+    ORDER BY p.id FOR NO KEY UPDATE OF p SKIP LOCKED
+),
+written AS (
+    UPDATE processors p
+    SET last_health_check_at = now(),
+        health_status = CASE WHEN f.healthy THEN 'healthy'
+            WHEN false THEN p.health_status ELSE 'unhealthy' END
+    FROM mute m JOIN found f ON f.processor_id = m.id
+    WHERE p.ctid = m.place
+    -- As it stands there: the platform's column may be coarser than now().
+    RETURNING p.id, p.last_health_check_at
+)
+INSERT INTO orchestrator.pod_health (processor_id, written_at)
+SELECT DISTINCT id, last_health_check_at FROM written
+ON CONFLICT (processor_id) DO UPDATE SET written_at = excluded.written_at

@@ -139,6 +139,15 @@ CREATE TABLE orchestrator.ownership (
     ready boolean NOT NULL DEFAULT false,
     left_edge_node_id uuid,
     updated_at timestamptz NOT NULL DEFAULT now(),
+    pod_name text,
+    pod_ip text,
+    -- Failures in a row, the pod of the last one, and when the next try is due.
+    failures integer NOT NULL DEFAULT 0,
+    failed_pod_uid text,
+    retry_at timestamptz,
+    -- How the last pod ended.
+    exit_code integer,
+    restart_reason text,
     CONSTRAINT ownership_pkey PRIMARY KEY (processor_id)
 );
 
@@ -150,13 +159,104 @@ CREATE TABLE orchestrator.cordons (
     CONSTRAINT cordons_pkey PRIMARY KEY (edge_node_id)
 );
 
+-- One leader at a time: who holds the lease acts, and each of its statements names the term.
+CREATE TABLE orchestrator.leader (
+    term bigint NOT NULL,
+    holder text,
+    expires_at timestamptz NOT NULL
+);
+
+CREATE UNIQUE INDEX leader_single_row_key ON orchestrator.leader ((true));
+
+INSERT INTO orchestrator.leader (term, expires_at) VALUES (0, '-infinity');
+
+-- The deletion guard. `held` and `confirmed` are counts of desired processors by group: what
+-- an operator is asked to accept, and what one accepted.
+CREATE TABLE orchestrator.guard (
+    held_since timestamptz,
+    held jsonb NOT NULL DEFAULT '{}',
+    detail text NOT NULL DEFAULT '',
+    confirmed_at timestamptz,
+    confirmed jsonb NOT NULL DEFAULT '{}',
+    confirmed_by text
+);
+
+CREATE UNIQUE INDEX guard_single_row_key ON orchestrator.guard ((true));
+
+INSERT INTO orchestrator.guard DEFAULT VALUES;
+
+-- How each processor is, and why: what the leader found in its last cycle.
+CREATE TABLE orchestrator.processor_states (
+    processor_id uuid NOT NULL,
+    state text NOT NULL,
+    reason text NOT NULL,
+    detail text NOT NULL,
+    namespace text,
+    pod_name text,
+    pod_uid text,
+    node_name text,
+    pod_ip text,
+    phase text,
+    epoch bigint,
+    restart_count integer,
+    since timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT processor_states_pkey PRIMARY KEY (processor_id)
+);
+
+-- The cluster's nodes, as the leader saw them last.
+CREATE TABLE orchestrator.nodes (
+    name text NOT NULL,
+    kind text NOT NULL,
+    ready boolean NOT NULL,
+    ready_changed_at timestamptz,
+    unschedulable boolean NOT NULL,
+    cpu_millicores bigint NOT NULL,
+    memory_bytes bigint NOT NULL,
+    gpu_count integer NOT NULL,
+    pods_max integer NOT NULL,
+    pods integer NOT NULL,
+    utilisation double precision NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT nodes_pkey PRIMARY KEY (name),
+    CONSTRAINT nodes_kind_check CHECK (kind IN ('edge', 'application', 'other'))
+);
+
+-- Every action with its reason, in the order of their grants.
+CREATE TABLE orchestrator.events (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    at timestamptz NOT NULL DEFAULT now(),
+    kind text NOT NULL,
+    reason text NOT NULL,
+    detail text NOT NULL,
+    processor_id uuid,
+    node_name text,
+    pod_name text,
+    pod_uid text,
+    epoch bigint,
+    term bigint,
+    CONSTRAINT events_pkey PRIMARY KEY (id)
+);
+
+CREATE INDEX events_processor_id_idx ON orchestrator.events (processor_id, id);
+
+CREATE INDEX events_at_idx ON orchestrator.events (at);
+
+-- When the health poller last wrote a processor's health: if nobody wrote since, it does not
+-- beat by itself.
+CREATE TABLE orchestrator.pod_health (
+    processor_id uuid NOT NULL,
+    written_at timestamptz NOT NULL,
+    CONSTRAINT pod_health_pkey PRIMARY KEY (processor_id)
+) WITH (fillfactor = 50);
+
 -- Which migration this is.
 CREATE TABLE orchestrator.alembic_version (
     version_num character varying(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0001');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0002');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

@@ -1,0 +1,439 @@
+"""The statements of the process that leads: the lease, grants, and what it records.
+
+Each writing transaction begins with the lease: held, or nothing of it happens.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+from uuid import UUID
+
+from dory_orchestrator.core.model import Desired, EdgeNodeRow, GuardRecord, Ownership, Pod
+from dory_orchestrator.core.plan import (
+    Adopt,
+    Create,
+    Delete,
+    Failure,
+    Finding,
+    Forget,
+    GuardVerdict,
+    Reason,
+    Record,
+)
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.ports import (
+    Action,
+    Event,
+    Lease,
+    LeaseLost,
+    NodeSummary,
+    PodFinding,
+    StoreDataError,
+)
+from dory_orchestrator.store.configs import ConfigReader
+from dory_orchestrator.store.connections import Connection, Pool
+from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
+from dory_orchestrator.store.kept import Kept
+from dory_orchestrator.store.queries import QUERIES
+
+_log = get_logger(__name__)
+T = TypeVar("T")
+_READ_SECONDS = 10.0
+_WRITE_SECONDS = 10.0
+_LOCK_WAIT_MILLISECONDS = "2000"
+
+
+class ControlStore:
+    """LeaseStore, FleetStore and PodHealthStore over a pool of connections."""
+
+    _others: Pool
+    _timeout_seconds: float
+
+    # The lease
+
+    async def hold_lease(self, holder: str, term: int | None, seconds: float) -> int | None:
+        """See LeaseStore."""
+
+        async def work(connection: Connection) -> int | None:
+            held: int | None = await connection.fetchval(
+                QUERIES["hold_lease"], holder, term, seconds
+            )
+            return held
+
+        return await self._others.run("hold_lease", work, timeout_seconds=self._timeout_seconds)
+
+    async def release_lease(self, lease: Lease) -> None:
+        """See LeaseStore."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(QUERIES["release_lease"], lease.holder, lease.term)
+
+        await self._others.run("release_lease", work, timeout_seconds=self._timeout_seconds)
+
+    async def _leading(
+        self, query_type: str, lease: Lease, work: Callable[[Connection], Awaitable[T]]
+    ) -> T:
+        async def led(connection: Connection) -> T:
+            async with connection.transaction():
+                await connection.execute(QUERIES["limit_lock_waits"], _LOCK_WAIT_MILLISECONDS)
+                if not await connection.fetchval(QUERIES["check_lease"], lease.holder, lease.term):
+                    raise LeaseLost(f"the lease of term {lease.term} is not held any more")
+                return await work(connection)
+
+        return await self._others.run(query_type, led, timeout_seconds=_WRITE_SECONDS)
+
+    # What is desired
+
+    @cached_property
+    def _desired(self) -> "_DesiredReader":
+        return _DesiredReader()
+
+    async def read_desired(self) -> Desired:
+        """See FleetStore. All statements read one snapshot of the database."""
+
+        async def work(connection: Connection) -> Desired:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                return await self._desired.read(connection)
+
+        return await self._others.run("list_configs", work, timeout_seconds=_READ_SECONDS)
+
+    # Grants
+
+    async def grant(self, lease: Lease, actions: Sequence[Action]) -> list[bool]:
+        """See FleetStore. All in one transaction, with their events."""
+
+        async def work(connection: Connection) -> list[bool]:
+            granted = await _Grants(connection).of(actions)
+            events = [_event(a) for a, ok in zip(actions, granted, strict=True) if ok]
+            await _write_events(connection, lease, events)
+            return granted
+
+        return await self._leading("grant", lease, work)
+
+    # Records
+
+    async def record_pods(self, lease: Lease, records: Sequence[Record]) -> None:
+        """See FleetStore. What the platform's pages show is written where the epoch was right;
+        what its columns refuse is not shown, and stops nothing.
+        """
+        try:
+            await self._record_pods(lease, records, _show_pods)
+        except StoreDataError:
+            await self._record_pods(lease, records, _show_what_can_be)
+
+    async def _record_pods(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        show: Callable[[Connection, Sequence[Record]], Awaitable[None]],
+    ) -> None:
+        async def work(connection: Connection) -> None:
+            rows = await connection.fetch(QUERIES["record_owners"], *_owner_columns(records))
+            written = {row["processor_id"] for row in rows}
+            await show(connection, [r for r in records if r.processor_id in written])
+
+        await self._leading("record_pods", lease, work)
+
+    async def record_findings(
+        self, lease: Lease, findings: Mapping[UUID, Finding], gone: Sequence[UUID]
+    ) -> None:
+        """See FleetStore."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(QUERIES["record_states"], *_state_columns(findings))
+            await connection.execute(QUERIES["forget_states"], list(gone))
+
+        await self._leading("record_findings", lease, work)
+
+    async def record_nodes(
+        self, lease: Lease, nodes: Sequence[NodeSummary], gone: Sequence[str]
+    ) -> None:
+        """See FleetStore."""
+        columns = _columns(nodes, len(NodeSummary._fields))
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(QUERIES["record_nodes"], *columns)
+            await connection.execute(QUERIES["forget_nodes"], list(gone))
+
+        await self._leading("record_nodes", lease, work)
+
+    async def record_guard(self, lease: Lease, verdict: GuardVerdict) -> None:
+        """See FleetStore."""
+        counts = {group: left for group, (_, left) in verdict.tripped.items()}
+
+        async def work(connection: Connection) -> None:
+            if verdict.holds:
+                await connection.execute(QUERIES["hold_guard"], json.dumps(counts), verdict.detail)
+            else:
+                await connection.execute(QUERIES["release_guard"])
+
+        await self._leading("record_guard", lease, work)
+
+    async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:
+        """See FleetStore."""
+
+        async def work(connection: Connection) -> None:
+            await _write_events(connection, lease, events)
+
+        await self._leading("record_events", lease, work)
+
+    async def shown(self) -> tuple[dict[UUID, str], set[str]]:
+        """See FleetStore."""
+
+        async def work(connection: Connection) -> tuple[dict[UUID, str], set[str]]:
+            states = await connection.fetch(QUERIES["list_state_reasons"])
+            nodes = await connection.fetch(QUERIES["list_node_names"])
+            return {row[0]: row[1] for row in states}, {row[0] for row in nodes}
+
+        return await self._others.run("shown", work, timeout_seconds=_READ_SECONDS)
+
+    async def forget_events(self, older_than_seconds: float) -> None:
+        """Delete some events that are older. Raises StoreUnavailable."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(QUERIES["forget_events"], older_than_seconds)
+
+        await self._others.run("forget_events", work, timeout_seconds=_WRITE_SECONDS)
+
+    # Health of pods
+
+    async def record_pod_health(self, findings: Sequence[PodFinding]) -> None:
+        """See PodHealthStore."""
+        columns = _columns(findings, len(PodFinding._fields))
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(QUERIES["record_pod_health"], *columns)
+
+        await self._others.run("update_pod_health", work, timeout_seconds=self._timeout_seconds)
+
+
+async def _show_pods(connection: Connection, records: Sequence[Record]) -> None:
+    await connection.execute(
+        QUERIES["show_pods"],
+        [r.processor_id for r in records],
+        [r.pod.name for r in records],
+        [r.pod.ip for r in records],
+        [r.pod.node_name for r in records],
+    )
+
+
+async def _show_what_can_be(connection: Connection, records: Sequence[Record]) -> None:
+    """Halve until what is refused stands alone."""
+    try:
+        async with connection.transaction():
+            await _show_pods(connection, records)
+    except DRIVER_ERRORS as error:
+        if not isinstance(translate(error), StoreDataError):
+            raise
+        if len(records) > 1:
+            half = len(records) // 2
+            await _show_what_can_be(connection, records[:half])
+            await _show_what_can_be(connection, records[half:])
+            return
+        _log.warning(
+            "the platform's table refuses to show a pod",
+            processor_id=str(records[0].processor_id),
+            pod=records[0].pod.name,
+            error=str(translate(error)),
+        )
+
+
+class _DesiredReader:
+    """Reads what is desired, and keeps the values of rows that have not changed."""
+
+    def __init__(self) -> None:
+        self._configs = ConfigReader()
+        self._owners: Kept[Any, Ownership] = Kept()
+
+    async def read(self, connection: Connection) -> Desired:
+        """To be called in a transaction: all statements read one snapshot."""
+        moment = await connection.fetchrow(QUERIES["read_now"])
+        guard = await connection.fetchrow(QUERIES["read_guard"])
+        nodes = await connection.fetch(QUERIES["list_edge_nodes"])
+        links = await connection.fetch(QUERIES["list_links"])
+        owners = await connection.fetch(QUERIES["list_ownership"])
+        return Desired(
+            now=moment["now"],
+            fleet_id=moment["fleet_id"],
+            configs=await self._configs.read(connection),
+            edge_nodes={row["id"]: EdgeNodeRow(**row) for row in nodes},
+            links={row["processor_id"]: row["edge_node_id"] for row in links},
+            ownership=self._owners.take({row[0]: row for row in owners}, _ownership),
+            guard=GuardRecord(
+                held_since=guard["held_since"],
+                confirmed_at=guard["confirmed_at"],
+                confirmed=json.loads(guard["confirmed"]),
+            ),
+        )
+
+
+def _ownership(row: Any) -> Ownership:
+    return Ownership(*tuple(row)[1:])
+
+
+class _Grants:
+    """One batch of actions, a statement for each kind."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def of(self, actions: Sequence[Action]) -> list[bool]:
+        """Whether each is granted, in their order."""
+        creates = await self._creations([a for a in actions if isinstance(a, Create)])
+        deletes = await self._deletions([a for a in actions if isinstance(a, Delete)])
+        adopts = await self._adoptions([a for a in actions if isinstance(a, Adopt)])
+        failures = await self._failures([a for a in actions if isinstance(a, Failure)])
+        forgets = await self._forgetting([a for a in actions if isinstance(a, Forget)])
+
+        def is_granted(action: Action) -> bool:
+            match action:
+                case Create():
+                    return action.processor_id in creates
+                case Delete():
+                    return action.pod.uid in deletes
+                case Adopt():
+                    return action.processor_id in adopts
+                case Failure():
+                    return action.processor_id in failures
+                case Forget():
+                    return action.processor_id in forgets
+
+        return [is_granted(action) for action in actions]
+
+    async def _ids(self, query: str, *columns: Sequence[object]) -> set[Any]:
+        if not columns[0]:
+            return set()
+        return {row[0] for row in await self._connection.fetch(QUERIES[query], *columns)}
+
+    async def _creations(self, asked: Sequence[Create]) -> set[UUID]:
+        granted = await self._ids(
+            "grant_creations",
+            [a.processor_id for a in asked],
+            [a.epoch for a in asked],
+            [a.choice.node_name or a.spec.node_name for a in asked],
+        )
+        links = [a for a in asked if a.edge_node_id is not None and a.processor_id in granted]
+        if links:
+            await self._connection.execute(
+                QUERIES["link_edge_nodes"],
+                [a.processor_id for a in links],
+                [a.edge_node_id for a in links],
+            )
+        return granted
+
+    async def _deletions(self, asked: Sequence[Delete]) -> set[str]:
+        return await self._ids(
+            "grant_deletions",
+            [a.processor_id for a in asked],
+            [a.epoch for a in asked],
+            [a.pod.uid for a in asked],
+            [a.reason is Reason.NOT_DESIRED for a in asked],
+            # How a failed pod ended was noted with its failure, and is the better cause.
+            [None if a.reason is Reason.FAILED else str(a.reason) for a in asked],
+        )
+
+    async def _adoptions(self, asked: Sequence[Adopt]) -> set[UUID]:
+        return await self._ids(
+            "grant_adoptions",
+            [a.processor_id for a in asked],
+            [a.epoch for a in asked],
+            [a.pod.uid for a in asked],
+            [a.pod.node_name for a in asked],
+        )
+
+    async def _failures(self, asked: Sequence[Failure]) -> set[UUID]:
+        return await self._ids(
+            "grant_failures",
+            [a.processor_id for a in asked],
+            [a.epoch for a in asked],
+            [a.pod and a.pod.uid for a in asked],
+            [a.failures for a in asked],
+            [a.retry_seconds for a in asked],
+            [a.pod and a.pod.exit_code for a in asked],
+            [a.pod and _storable(_cause(a.pod)) for a in asked],
+        )
+
+    async def _forgetting(self, asked: Sequence[Forget]) -> set[UUID]:
+        forgotten = await self._ids(
+            "grant_forgetting", [a.processor_id for a in asked], [a.epoch for a in asked]
+        )
+        if forgotten:
+            await self._connection.execute(QUERIES["stop_links"], list(forgotten))
+        return forgotten
+
+
+def _cause(pod: Pod) -> str:
+    return pod.exit_reason or pod.waiting_reason or str(pod.phase)
+
+
+def _event(action: Action) -> Event:
+    said = (type(action).__name__.lower(), action.reason, action.detail, action.processor_id)
+    if isinstance(action, Create):
+        node_name = action.choice.node_name or action.spec.node_name
+        return Event(*said, node_name, action.spec.name, epoch=action.epoch)
+    if isinstance(action, Forget) or action.pod is None:
+        return Event(*said, epoch=action.epoch)
+    return Event.of_pod(*said, action.pod)._replace(epoch=action.epoch)
+
+
+async def _write_events(connection: Connection, lease: Lease, events: Sequence[Event]) -> None:
+    if events:
+        columns = _columns(events, len(Event._fields))
+        await connection.execute(QUERIES["record_events"], *columns, lease.term)
+
+
+def _columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    """Rows as columns, for unnest."""
+    columns: list[list[Any]] = [[] for _ in range(width)]
+    for row in rows:
+        for column, value in zip(columns, row, strict=True):
+            column.append(_storable(value) if isinstance(value, str) else value)
+    return columns
+
+
+def _storable(text: str) -> str:
+    """What a cluster says may hold what the database cannot: NUL, half a surrogate pair."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _owner_columns(records: Sequence[Record]) -> list[list[Any]]:
+    return _columns(
+        (
+            (
+                r.processor_id,
+                r.epoch,
+                r.pod.uid,
+                r.pod.name,
+                r.pod.ip,
+                r.pod.node_name,
+                r.pod.ready,
+            )
+            for r in records
+        ),
+        7,
+    )
+
+
+def _state_columns(findings: Mapping[UUID, Finding]) -> list[list[Any]]:
+    return _columns((_state_row(key, finding) for key, finding in findings.items()), 12)
+
+
+def _state_row(processor_id: UUID, finding: Finding) -> tuple[Any, ...]:
+    said = (processor_id, str(finding.state), str(finding.reason), finding.detail)
+    pod = finding.pod
+    if pod is None:
+        return (*said, *(None,) * 8)
+    return (
+        *said,
+        pod.namespace,
+        pod.name,
+        pod.uid,
+        pod.node_name,
+        pod.ip,
+        str(pod.phase),
+        pod.epoch,
+        pod.restart_count,
+    )

@@ -1,0 +1,334 @@
+"""What operators see and decide, over PostgreSQL."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from dory_orchestrator.core.model import Limits
+from dory_orchestrator.core.plan import Reason
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import (
+    EventPage,
+    EventQuery,
+    EventView,
+    FleetSummary,
+    GuardStatus,
+    HeldProcessor,
+    NodePage,
+    NodeQuery,
+    NodeView,
+    OperatorRefused,
+    Position,
+    ProcessorPage,
+    ProcessorQuery,
+    ProcessorView,
+    StoreBusy,
+    Stranger,
+)
+from dory_orchestrator.store.connections import Connection, Guard, Pool
+from dory_orchestrator.store.queries import load
+
+T = TypeVar("T")
+_QUERIES = load("views.sql")
+_CONNECTIONS = 2
+_WAITING_MAX = 32
+_LOCK_WAIT_MILLISECONDS = "1000"
+_NAMED_MAX = 100
+_SETTLE_SECONDS = 0.01
+_SETTLE_TRIES = 20
+_CONFIRMATION_SECONDS = Limits().guard_confirmation_seconds
+
+
+class PostgresViews:
+    """See FleetViews. Connections of its own: operators never take that of the heartbeats.
+
+    Past the circuit breaker, too: a slow page must not make us refuse heartbeats.
+    """
+
+    def __init__(self, dsn: str, *, metrics: Metrics, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._waiting = 0
+        self._pool = Pool(
+            dsn,
+            size=_CONNECTIONS,
+            guard=Guard(metrics),
+            application_name="dory-orchestrator operators",
+        )
+
+    async def close(self) -> None:
+        """See FleetViews."""
+        await self._pool.close()
+
+    async def list_processors(self, query: ProcessorQuery) -> ProcessorPage:
+        """See FleetViews."""
+        arguments = (
+            *_paging(query),
+            query.states,
+            query.node,
+            query.template,
+            query.organization_id,
+            query.namespace,
+            query.health_status,
+            query.prefix,
+            None,
+        )
+
+        async def work(connection: Connection) -> list[Any]:
+            rows: list[Any] = await connection.fetch(_QUERIES["list_processors"], *arguments)
+            return rows
+
+        rows, position = _cut(await self._read("list_processors", work), query.limit)
+        return ProcessorPage([_processor(row) for row in rows], position)
+
+    async def get_processor(
+        self, processor_id: UUID, *, events_max: int
+    ) -> tuple[ProcessorView, Sequence[EventView]] | None:
+        """See FleetViews."""
+        filters = (1, "name", *[None] * 10, processor_id)
+
+        async def work(connection: Connection) -> tuple[Any, list[Any]]:
+            row = await connection.fetchrow(_QUERIES["list_processors"], *filters)
+            events = await connection.fetch(
+                _QUERIES["list_events"], events_max, None, None, processor_id, *[None] * 4
+            )
+            return row, events
+
+        row, events = await self._read("get_processor", work)
+        return None if row is None else (_processor(row), [EventView(**e) for e in events])
+
+    async def list_nodes(self, query: NodeQuery) -> NodePage:
+        """See FleetViews."""
+        arguments = (
+            *_paging(query),
+            query.kind,
+            query.ready,
+            query.status,
+            query.organization_id,
+            query.prefix,
+        )
+
+        async def work(connection: Connection) -> list[Any]:
+            rows: list[Any] = await connection.fetch(_QUERIES["list_nodes"], *arguments)
+            return rows
+
+        rows, position = _cut(await self._read("list_nodes", work), query.limit)
+        return NodePage([_node(row) for row in rows], position)
+
+    async def list_events(self, query: EventQuery) -> EventPage:
+        """See FleetViews."""
+        filters = (query.processor_id, query.node, query.kind, query.reason, query.since)
+
+        async def work(connection: Connection) -> EventPage:
+            # An older page is settled long since.
+            settled = None if query.before_id is not None else await _settled(connection)
+            if query.after_id is None:
+                return await _page_back(connection, query, filters, settled)
+            if settled is None:
+                return EventPage([], query.after_id, more=False)
+            return await _page_forward(connection, query, filters, settled, query.after_id)
+
+        # Each statement must see what was committed until then.
+        return await self._read("list_events", work, isolation="read_committed")
+
+    async def guard_status(self) -> GuardStatus:
+        """See FleetViews."""
+        return await self._read("guard_status", _guard_status)
+
+    async def confirm_guard(self, by: str, expected: Mapping[str, int] | None) -> GuardStatus:
+        """See FleetViews. All in one transaction."""
+
+        async def work(connection: Connection) -> GuardStatus:
+            held = await connection.fetchrow(_QUERIES["lock_guard"])
+            if held["held_since"] is None:
+                raise OperatorRefused("nothing is held: there is nothing to confirm")
+            groups = json.loads(held["groups"])
+            if expected is not None and groups != dict(expected):
+                raise OperatorRefused("groups: what is held has changed: look at it again")
+            await connection.execute(_QUERIES["confirm_guard"], by, _CONFIRMATION_SECONDS)
+            await connection.execute(_QUERIES["tell_confirmed"], _told(by, groups))
+            await connection.execute(_QUERIES["wake_leader"])
+            return await _guard_status(connection)
+
+        return await self._write("confirm_guard", work)
+
+    async def adopt(self, processor_ids: Sequence[UUID] | None, by: str) -> Sequence[UUID]:
+        """See FleetViews. All in one transaction."""
+        wanted = None if processor_ids is None else list(dict.fromkeys(processor_ids))
+
+        async def work(connection: Connection) -> list[UUID]:
+            rows = await connection.fetch(_QUERIES["lock_frozen"], wanted)
+            frozen = [row["processor_id"] for row in rows]
+            _check_frozen(wanted, frozen)
+            await connection.execute(_QUERIES["adopt"], frozen)
+            detail = f"{by} took the word of the pod for its epoch"
+            await connection.execute(_QUERIES["tell_adopted"], frozen, detail)
+            await connection.execute(_QUERIES["wake_leader"])
+            return frozen
+
+        return await self._write("adopt", work)
+
+    async def summary(self) -> FleetSummary:
+        """See FleetViews."""
+
+        async def work(connection: Connection) -> Any:
+            return await connection.fetchrow(_QUERIES["summary"])
+
+        row = dict(await self._read("fleet_summary", work))
+        return FleetSummary(**{**row, "states": json.loads(row["states"])})
+
+    async def _read(
+        self,
+        query_type: str,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        isolation: str = "repeatable_read",
+    ) -> T:
+        async def within(connection: Connection) -> T:
+            async with connection.transaction(isolation=isolation, readonly=True):
+                await connection.execute(_QUERIES["plan_each_time"])
+                return await work(connection)
+
+        return await self._run(query_type, within)
+
+    async def _write(self, query_type: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async def within(connection: Connection) -> T:
+            async with connection.transaction():
+                await connection.execute(_QUERIES["limit_lock_waits"], _LOCK_WAIT_MILLISECONDS)
+                return await work(connection)
+
+        return await self._run(query_type, within)
+
+    async def _run(self, query_type: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+        if self._waiting >= _WAITING_MAX:
+            raise StoreBusy("too many requests of operators wait for the database")
+        self._waiting += 1
+        try:
+            return await self._pool.run(
+                query_type, work, timeout_seconds=self._timeout_seconds, past_breaker=True
+            )
+        finally:
+            self._waiting -= 1
+
+
+async def _settled(connection: Connection) -> int | None:
+    """The newest event below which no other will appear; None when writers take too long.
+
+    Numbers are drawn before they are committed, so a lower one may appear after a higher one.
+    Whoever may still bring one is waited for, and nobody who came later.
+    """
+    newest = await connection.fetchrow(_QUERIES["newest_event"])
+    writers = set(newest["writers"])
+    for _ in range(_SETTLE_TRIES):
+        if not writers:
+            return int(newest["id"])
+        await asyncio.sleep(_SETTLE_SECONDS)
+        writers &= set((await connection.fetchrow(_QUERIES["newest_event"]))["writers"])
+    return None
+
+
+async def _page_back(
+    connection: Connection, query: EventQuery, filters: tuple[object, ...], settled: int | None
+) -> EventPage:
+    """Newest first. While it is not settled what the newest is, all is shown that there is, and
+    who follows sees some of it again rather than misses one."""
+    rows = await connection.fetch(
+        _QUERIES["list_events"], query.limit + 1, query.before_id, settled, *filters
+    )
+    events = [EventView(**row) for row in rows[: query.limit]]
+    lowest = events[-1].id - 1 if events else 0
+    follow_id = lowest if settled is None else settled
+    return EventPage(events, follow_id, more=len(rows) > query.limit)
+
+
+async def _page_forward(
+    connection: Connection,
+    query: EventQuery,
+    filters: tuple[object, ...],
+    settled: int,
+    after_id: int,
+) -> EventPage:
+    rows = await connection.fetch(
+        _QUERIES["follow_events"], query.limit + 1, after_id, settled, *filters
+    )
+    events = [EventView(**row) for row in rows[: query.limit]]
+    more = len(rows) > query.limit
+    # Behind a complete page nothing is left: whoever filters need not look at it all again.
+    return EventPage(events, events[-1].id if more else settled, more)
+
+
+async def _guard_status(connection: Connection) -> GuardStatus:
+    guard = await connection.fetchrow(_QUERIES["guard"])
+    held = await _waiting(connection, Reason.GUARD_HELD)
+    frozen = await _waiting(connection, Reason.EPOCH_AHEAD)
+    strangers = await connection.fetch(_QUERIES["list_strangers"], _NAMED_MAX)
+    return GuardStatus(
+        held=guard["held_since"] is not None,
+        held_since=guard["held_since"],
+        detail=guard["detail"],
+        groups=json.loads(guard["groups"]),
+        confirmed=json.loads(guard["confirmed"]),
+        confirmed_at=guard["confirmed_at"],
+        confirmed_by=guard["confirmed_by"],
+        processors_count=held[0],
+        processors=held[1],
+        frozen_count=frozen[0],
+        frozen=frozen[1],
+        strangers_count=strangers[0]["total"] if strangers else 0,
+        strangers=[_stranger(row) for row in strangers],
+    )
+
+
+async def _waiting(connection: Connection, reason: Reason) -> tuple[int, list[HeldProcessor]]:
+    count = await connection.fetchval(_QUERIES["count_waiting"], reason)
+    rows = await connection.fetch(_QUERIES["list_waiting"], reason, _NAMED_MAX)
+    return count, [HeldProcessor(**row) for row in rows]
+
+
+def _check_frozen(wanted: Sequence[UUID] | None, frozen: Sequence[UUID]) -> None:
+    if wanted is None and not frozen:
+        raise OperatorRefused("nothing is frozen: there is nothing to adopt")
+    others = sorted(str(key) for key in set(wanted or ()) - set(frozen))
+    if others:
+        raise OperatorRefused(f"processors: not frozen: {', '.join(others)}")
+
+
+def _told(by: str, groups: Mapping[str, int]) -> str:
+    counts = ", ".join(f"{group} {count}" for group, count in sorted(groups.items()))
+    return f"{by} accepted as desired: {counts or 'nothing'}"
+
+
+def _paging(query: ProcessorQuery | NodeQuery) -> tuple[object, ...]:
+    # One more than asked for: it tells whether another page follows.
+    return (query.limit + 1, query.sort, *(query.after or (None, None, None)))
+
+
+def _cut(rows: Sequence[Any], limit: int) -> tuple[Sequence[Any], Position | None]:
+    if len(rows) <= limit:
+        return rows, None
+    last = rows[limit - 1]
+    return rows[:limit], Position(last["sort_key"], last["sort_name"], last["sort_id"])
+
+
+_PROCESSOR_FIELDS = tuple(ProcessorView.__dataclass_fields__)
+_NODE_FIELDS = tuple(NodeView.__dataclass_fields__)
+
+
+def _processor(row: Any) -> ProcessorView:
+    return ProcessorView(**{name: row[name] for name in _PROCESSOR_FIELDS})
+
+
+def _node(row: Any) -> NodeView:
+    values = {name: row[name] for name in _NODE_FIELDS}
+    return NodeView(**{**values, "processors": json.loads(values["processors"])})
+
+
+def _stranger(row: Any) -> Stranger:
+    return Stranger(
+        pod_name=row["pod_name"],
+        node_name=row["node_name"],
+        processor_id=row["processor_id"],
+        detail=row["detail"],
+        at=row["at"],
+    )

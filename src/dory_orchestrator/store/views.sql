@@ -1,0 +1,361 @@
+-- Every statement behind what operators see, by name. They read the platform's tables in
+-- whatever form these have: states as text, rows that stand twice shown once, only columns that
+-- we hold a right to.
+--
+-- Pages: each row has a sort key as text; a page begins behind the (key, name, id) at which the
+-- one before ended. Text is compared byte by byte ("C"), the same on every server.
+
+-- plan_each_time --
+-- These statements have many filters, mostly absent: a plan for all of them together is slow for
+-- each, and to compile it takes longer than to run it.
+SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('jit', 'off', true)
+
+-- limit_lock_waits --
+-- $1 milliseconds, for this transaction.
+SELECT set_config('lock_timeout', $1, true)
+
+-- list_processors --
+-- $1 limit, $2 sort, $3 key, $4 name, $5 id of the last row before (null: from the start),
+-- $6 states, $7 node, $8 template, $9 organization, $10 namespace, $11 health, $12 beginning of
+-- name or id, $13 id.
+WITH stored AS (
+    SELECT DISTINCT ON (p.id)
+        p.id, p.name::text AS name, p.organization_id, p.processor_template_id,
+        p.node_type::text AS node_type, p.k8s_namespace::text AS namespace,
+        p.status::text AS status, p.health_status::text AS health_status,
+        p.last_health_check_at
+    FROM processors p
+    WHERE p.id IS NOT NULL
+        AND ($13::uuid IS NULL OR p.id = $13)
+        AND (
+            COALESCE(p.status::text, '') NOT IN ('terminated', 'failed')
+            OR EXISTS (
+                SELECT FROM orchestrator.processor_states s WHERE s.processor_id = p.id
+            )
+        )
+    -- Of several rows of one id the one that is desired counts.
+    ORDER BY p.id, COALESCE(p.status::text, '') IN ('terminated', 'failed')
+),
+template AS (
+    SELECT DISTINCT ON (id) id, slug::text AS slug FROM processor_templates ORDER BY id, slug
+),
+found AS (
+    SELECT * FROM orchestrator.processor_states WHERE $13::uuid IS NULL OR processor_id = $13
+),
+known AS (
+    SELECT
+        COALESCE(p.id, s.processor_id) AS id,
+        p.name,
+        p.organization_id,
+        t.slug AS template,
+        p.processor_template_id,
+        p.node_type,
+        COALESCE(s.namespace, p.namespace) AS namespace,
+        p.status,
+        COALESCE(p.health_status, 'unknown') AS health_status,
+        p.last_health_check_at,
+        COALESCE(s.state, 'unknown') AS state,
+        COALESCE(s.reason, 'not_looked_at') AS reason,
+        COALESCE(s.detail, 'the leader has not looked at it yet') AS detail,
+        -- Once the leader looked, only what it saw counts: there may be no pod any more.
+        CASE WHEN s.processor_id IS NULL THEN o.node_name ELSE s.node_name END AS node_name,
+        CASE WHEN s.processor_id IS NULL THEN o.pod_name ELSE s.pod_name END AS pod_name,
+        CASE WHEN s.processor_id IS NULL THEN o.pod_ip ELSE s.pod_ip END AS pod_ip,
+        CASE WHEN s.processor_id IS NULL THEN o.pod_uid ELSE s.pod_uid END AS pod_uid,
+        o.epoch,
+        s.epoch AS pod_epoch,
+        s.restart_count,
+        s.since
+    FROM stored p
+    FULL JOIN found s ON s.processor_id = p.id
+    LEFT JOIN orchestrator.ownership o ON o.processor_id = COALESCE(p.id, s.processor_id)
+    LEFT JOIN template t ON t.id = p.processor_template_id
+),
+keyed AS (
+    SELECT
+        k.*,
+        (CASE $2::text
+            WHEN 'state' THEN state
+            WHEN 'node' THEN COALESCE(node_name, '')
+            -- The newest first, and those without a moment last.
+            WHEN 'since' THEN COALESCE(
+                to_char(100000000000 - extract(epoch FROM since), 'FM000000000000.000000'), '~'
+            )
+            ELSE ''
+        END) COLLATE "C" AS sort_key,
+        COALESCE(name, '') COLLATE "C" AS sort_name,
+        id::text COLLATE "C" AS sort_id
+    FROM known k
+    WHERE ($6::text[] IS NULL OR state = ANY ($6))
+        AND ($7::text IS NULL OR node_name = $7)
+        AND ($8::text IS NULL OR template = $8)
+        AND ($9::uuid IS NULL OR organization_id = $9)
+        AND ($10::text IS NULL OR namespace = $10)
+        AND ($11::text IS NULL OR health_status = $11)
+        AND (
+            $12::text IS NULL
+            OR starts_with(lower(name), lower($12))
+            OR starts_with(id::text, lower($12))
+        )
+),
+page AS (
+    SELECT * FROM keyed
+    WHERE $3::text IS NULL OR (sort_key, sort_name, sort_id) > ($3, $4::text, $5::text)
+    ORDER BY sort_key, sort_name, sort_id
+    LIMIT $1
+)
+SELECT
+    id, name, organization_id, template,
+    (
+        SELECT string_agg(v.version::text, ', ' ORDER BY v.version::text)
+        FROM processor_template_versions v
+        WHERE v.processor_template_id = page.processor_template_id AND v.is_active
+    ) AS version,
+    node_type, namespace, status, health_status, last_health_check_at,
+    state, reason, detail, node_name, pod_name, pod_ip, pod_uid, epoch, pod_epoch,
+    restart_count, since, sort_key, sort_name, sort_id
+FROM page
+ORDER BY sort_key, sort_name, sort_id
+
+-- list_nodes --
+-- $1 limit, $2 sort, $3 key, $4 name, $5 id of the last row before (null: from the start),
+-- $6 kind, $7 ready, $8 status, $9 organization, $10 beginning of the name.
+WITH edge AS (
+    SELECT DISTINCT ON (id)
+        id, name::text AS name, organization_id, status::text AS status, failover_enabled,
+        failover_target_node_id, last_heartbeat_at
+    FROM edge_nodes
+    WHERE id IS NOT NULL
+    ORDER BY id
+),
+counted AS (
+    SELECT node_name, jsonb_object_agg(state, count) AS counts
+    FROM (
+        SELECT node_name, state, count(*) FROM orchestrator.processor_states
+        WHERE node_name IS NOT NULL GROUP BY node_name, state
+    ) c
+    GROUP BY node_name
+),
+known AS (
+    SELECT
+        COALESCE(n.name, e.name, '') AS name,
+        COALESCE(n.kind, 'edge') AS kind,
+        n.ready,
+        n.ready_changed_at,
+        n.unschedulable,
+        c.edge_node_id IS NOT NULL AS cordoned,
+        c.cause AS cordon_cause,
+        e.id AS edge_node_id,
+        e.organization_id,
+        e.status,
+        e.failover_enabled,
+        e.failover_target_node_id,
+        e.last_heartbeat_at,
+        CASE WHEN e.last_heartbeat_at IS NOT NULL
+            THEN GREATEST(extract(epoch FROM now() - e.last_heartbeat_at), 0)::float8
+        END AS heartbeat_age_seconds,
+        n.cpu_millicores,
+        n.memory_bytes,
+        n.gpu_count,
+        n.pods,
+        n.pods_max,
+        n.utilisation
+    FROM orchestrator.nodes n
+    FULL JOIN edge e ON e.name = n.name
+    LEFT JOIN orchestrator.cordons c ON c.edge_node_id = e.id
+),
+keyed AS (
+    SELECT
+        k.*,
+        (CASE $2::text
+            WHEN 'kind' THEN kind
+            -- The highest first.
+            WHEN 'utilisation' THEN to_char(
+                1000 - LEAST(GREATEST(COALESCE(utilisation, -1), -1), 999)::numeric,
+                'FM0000.000000'
+            )
+            ELSE ''
+        END) COLLATE "C" AS sort_key,
+        name COLLATE "C" AS sort_name,
+        COALESCE(edge_node_id::text, '') COLLATE "C" AS sort_id
+    FROM known k
+    WHERE ($6::text IS NULL OR kind = $6)
+        AND ($7::boolean IS NULL OR COALESCE(ready, false) = $7)
+        AND ($8::text IS NULL OR status = $8)
+        AND ($9::uuid IS NULL OR organization_id = $9)
+        AND ($10::text IS NULL OR starts_with(lower(name), lower($10)))
+)
+SELECT k.*, COALESCE(c.counts, '{}')::text AS processors
+FROM keyed k
+LEFT JOIN counted c ON c.node_name = k.name
+WHERE $3::text IS NULL OR (sort_key, sort_name, sort_id) > ($3, $4::text, $5::text)
+ORDER BY sort_key, sort_name, sort_id
+LIMIT $1
+
+-- newest_event --
+-- The newest event that is committed, and who may have drawn a number below it and not
+-- committed yet: a writer locks the table before it draws one, and until it commits.
+SELECT
+    (SELECT COALESCE(max(id), 0) FROM orchestrator.events) AS id,
+    ARRAY(
+        SELECT l.virtualtransaction FROM pg_catalog.pg_locks l
+        WHERE l.relation = 'orchestrator.events'::regclass AND l.mode = 'RowExclusiveLock'
+            AND l.database = (
+                SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()
+            )
+    ) AS writers
+
+-- list_events --
+-- $1 limit, $2 below this id, $3 at most this id, $4 processor, $5 node, $6 kind, $7 reason,
+-- $8 the earliest moment. The newest first.
+SELECT
+    e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
+    (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
+        AS processor_name,
+    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term
+FROM orchestrator.events e
+WHERE ($2::bigint IS NULL OR e.id < $2)
+    AND ($3::bigint IS NULL OR e.id <= $3)
+    AND ($4::uuid IS NULL OR e.processor_id = $4)
+    AND ($5::text IS NULL OR e.node_name = $5)
+    AND ($6::text IS NULL OR e.kind = $6)
+    AND ($7::text IS NULL OR e.reason = $7)
+    AND ($8::timestamptz IS NULL OR e.at >= $8)
+ORDER BY e.id DESC
+LIMIT $1
+
+-- follow_events --
+-- As list_events, but $2 above this id, and the oldest first.
+SELECT
+    e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
+    (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
+        AS processor_name,
+    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term
+FROM orchestrator.events e
+WHERE e.id > $2::bigint
+    AND e.id <= $3::bigint
+    AND ($4::uuid IS NULL OR e.processor_id = $4)
+    AND ($5::text IS NULL OR e.node_name = $5)
+    AND ($6::text IS NULL OR e.kind = $6)
+    AND ($7::text IS NULL OR e.reason = $7)
+    AND ($8::timestamptz IS NULL OR e.at >= $8)
+ORDER BY e.id
+LIMIT $1
+
+-- guard --
+SELECT held_since, held::text AS groups, detail, confirmed::text AS confirmed, confirmed_at,
+    confirmed_by
+FROM orchestrator.guard
+
+-- lock_guard --
+SELECT held_since, held::text AS groups FROM orchestrator.guard FOR UPDATE
+
+-- list_waiting --
+-- $1 reason, $2 limit. Processors that wait for an operator's word.
+SELECT
+    s.processor_id AS id,
+    (SELECT p.name::text FROM processors p WHERE p.id = s.processor_id LIMIT 1) AS name,
+    s.namespace, s.pod_name, s.node_name, o.epoch, s.epoch AS pod_epoch
+FROM orchestrator.processor_states s
+LEFT JOIN orchestrator.ownership o ON o.processor_id = s.processor_id
+WHERE s.reason = $1
+ORDER BY s.processor_id
+LIMIT $2
+
+-- count_waiting --
+SELECT count(*) FROM orchestrator.processor_states WHERE reason = $1
+
+-- list_strangers --
+-- $1 limit. Those that stand in a processor's way now, and what was told of others lately.
+SELECT pod_name, node_name, processor_id, detail, at, count(*) OVER () AS total
+FROM (
+    SELECT DISTINCT ON (identity) * FROM (
+        SELECT COALESCE(s.pod_uid, s.processor_id::text) AS identity, s.pod_name, s.node_name,
+            s.processor_id, s.detail, s.since AS at, 0 AS rank
+        FROM orchestrator.processor_states s WHERE s.reason = 'foreign_fleet'
+        UNION ALL
+        SELECT COALESCE(e.pod_uid, e.pod_name, e.id::text), e.pod_name, e.node_name,
+            e.processor_id, e.detail, e.at, 1
+        FROM orchestrator.events e
+        WHERE e.at > now() - interval '1 day'
+            AND (e.kind = 'stranger' OR e.reason = 'foreign_fleet')
+    ) told
+    ORDER BY identity, rank, at DESC
+) latest
+ORDER BY at DESC, identity
+LIMIT $1
+
+-- confirm_guard --
+-- $1 by whom, $2 for how many seconds a confirmation holds: one that does not any more must
+-- not be renewed by the way.
+UPDATE orchestrator.guard
+SET confirmed = CASE WHEN confirmed_at > now() - make_interval(secs => $2)
+        THEN confirmed ELSE '{}' END || held,
+    confirmed_at = now(),
+    confirmed_by = $1
+
+-- lock_frozen --
+-- $1 processors, null: all. Locked, so that the leader does not drop the finding meanwhile.
+SELECT processor_id FROM orchestrator.processor_states
+WHERE reason = 'epoch_ahead' AND epoch IS NOT NULL
+    AND ($1::uuid[] IS NULL OR processor_id = ANY ($1))
+ORDER BY processor_id
+FOR UPDATE
+
+-- adopt --
+-- $1 processors: the pod that was found owns each, under its own epoch. Its earlier failures
+-- are those of another history.
+INSERT INTO orchestrator.ownership AS o
+    (processor_id, epoch, pod_uid, pod_name, node_name, pod_ip)
+SELECT processor_id, epoch, pod_uid, pod_name, node_name, pod_ip
+FROM orchestrator.processor_states WHERE processor_id = ANY ($1)
+ON CONFLICT (processor_id) DO UPDATE
+SET epoch = EXCLUDED.epoch, pod_uid = EXCLUDED.pod_uid, pod_name = EXCLUDED.pod_name,
+    node_name = EXCLUDED.node_name, pod_ip = EXCLUDED.pod_ip, ready = false, failures = 0,
+    failed_pod_uid = NULL, retry_at = NULL, exit_code = NULL, restart_reason = NULL,
+    updated_at = now()
+WHERE o.epoch <= EXCLUDED.epoch
+
+-- tell_adopted --
+-- $1 processors, $2 detail.
+INSERT INTO orchestrator.events
+    (kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch)
+SELECT 'guard', 'adopted', $2, processor_id, node_name, pod_name, pod_uid, epoch
+FROM orchestrator.processor_states WHERE processor_id = ANY ($1) ORDER BY processor_id
+
+-- tell_confirmed --
+-- $1 detail.
+INSERT INTO orchestrator.events (kind, reason, detail) VALUES ('guard', 'confirmed', $1)
+
+-- wake_leader --
+SELECT pg_notify('orchestrator_changed', '')
+
+-- summary --
+-- A processor is ready when it is desired and runs.
+WITH stored AS (
+    SELECT DISTINCT id FROM processors
+    WHERE id IS NOT NULL AND COALESCE(status::text, '') NOT IN ('terminated', 'failed')
+),
+known AS (
+    SELECT COALESCE(s.state, 'unknown') AS state, p.id IS NOT NULL AS desired
+    FROM stored p
+    FULL JOIN orchestrator.processor_states s ON s.processor_id = p.id
+),
+counted AS (
+    SELECT state, count(*) AS count, count(*) FILTER (WHERE desired) AS desired
+    FROM known GROUP BY state
+)
+SELECT
+    (SELECT id FROM orchestrator.fleet) AS fleet_id,
+    now() AS at,
+    (SELECT COALESCE(sum(desired), 0)::bigint FROM counted) AS desired,
+    (SELECT COALESCE(sum(desired), 0)::bigint FROM counted WHERE state = 'running') AS ready,
+    (SELECT COALESCE(jsonb_object_agg(state, count), '{}')::text FROM counted) AS states,
+    (SELECT count(*) FROM orchestrator.nodes) AS nodes,
+    (SELECT count(*) FROM orchestrator.nodes WHERE ready) AS nodes_ready,
+    l.holder AS leader,
+    l.term,
+    CASE WHEN isfinite(l.expires_at)
+        THEN extract(epoch FROM l.expires_at - now())::float8 END AS lease_seconds,
+    (SELECT held_since IS NOT NULL FROM orchestrator.guard) AS guard_held
+FROM orchestrator.leader l

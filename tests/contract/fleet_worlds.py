@@ -1,0 +1,305 @@
+"""The same small fleet, in memory and in PostgreSQL, for the contract suite of the views."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+import asyncpg
+from tests.views_double import MemoryViews
+
+from dory_orchestrator.ports import FleetViews, NodeView, ProcessorView
+
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+_ENDED = ("terminated", "failed")
+
+
+class FleetWorld(Protocol):
+    """What a contract test arranges, beside the views themselves."""
+
+    views: FleetViews
+
+    async def add_processor(
+        self,
+        name: str | None,
+        *,
+        key: UUID | None = None,
+        status: str | None = "running",
+        template: str | None = None,
+        organization_id: UUID | None = None,
+        namespace: str = "default",
+        health_status: str = "unknown",
+        state: str | None = None,
+        reason: str = "running",
+        node: str | None = None,
+        epoch: int | None = None,
+        pod_epoch: int | None = None,
+        minutes: int = 0,
+    ) -> UUID:
+        """A processor; without `status` it has no row, without `state` nobody looked at it."""
+        ...
+
+    async def add_node(
+        self,
+        name: str,
+        *,
+        kind: str | None = None,
+        ready: bool = True,
+        utilisation: float = 0.0,
+        organization_id: UUID | None = None,
+        cordon: str | None = None,
+    ) -> None:
+        """With `kind` it is in the cluster, with `organization_id` it is an edge node."""
+        ...
+
+    async def tell(self, kind: str, reason: str, **values: Any) -> int:
+        """An event; its id."""
+        ...
+
+    async def hold(self, **groups: int) -> None: ...
+
+    async def woken(self) -> int:
+        """How often the leader was woken by what was decided."""
+        ...
+
+
+class MemoryFleet:
+    """Over the double."""
+
+    def __init__(self) -> None:
+        self.views: Any = MemoryViews()
+
+    async def add_processor(
+        self,
+        name: str | None,
+        *,
+        key: UUID | None = None,
+        status: str | None = "running",
+        template: str | None = None,
+        organization_id: UUID | None = None,
+        namespace: str = "default",
+        health_status: str = "unknown",
+        state: str | None = None,
+        reason: str = "running",
+        node: str | None = None,
+        epoch: int | None = None,
+        pod_epoch: int | None = None,
+        minutes: int = 0,
+    ) -> UUID:
+        key = key or uuid4()
+        if state is None and (status is None or status in _ENDED):
+            return key
+        seen = state is not None
+        self.views.processors[key] = ProcessorView(
+            id=key,
+            name=name if status else None,
+            organization_id=organization_id,
+            template=template,
+            version="1.0" if template else None,
+            node_type="edge" if status else None,
+            namespace=namespace,
+            status=status,
+            health_status=health_status,
+            last_health_check_at=None,
+            state=state or "unknown",
+            reason=reason if seen else "not_looked_at",
+            detail="because" if seen else "the leader has not looked at it yet",
+            node_name=node,
+            pod_name="pod" if seen else None,
+            pod_ip=None,
+            pod_uid="uid" if seen else None,
+            epoch=epoch,
+            pod_epoch=pod_epoch,
+            restart_count=0 if seen else None,
+            since=MOMENT + timedelta(minutes=minutes) if seen else None,
+        )
+        return key
+
+    async def add_node(
+        self,
+        name: str,
+        *,
+        kind: str | None = None,
+        ready: bool = True,
+        utilisation: float = 0.0,
+        organization_id: UUID | None = None,
+        cordon: str | None = None,
+    ) -> None:
+        edge, inside = organization_id is not None, kind is not None
+        self.views.nodes.append(
+            NodeView(
+                name=name,
+                kind=kind or "edge",
+                ready=ready if inside else None,
+                ready_changed_at=None,
+                unschedulable=False if inside else None,
+                cordoned=cordon is not None,
+                cordon_cause=cordon,
+                edge_node_id=uuid4() if edge else None,
+                organization_id=organization_id,
+                status="online" if edge else None,
+                failover_enabled=True if edge else None,
+                failover_target_node_id=None,
+                last_heartbeat_at=None,
+                heartbeat_age_seconds=None,
+                cpu_millicores=1000 if inside else None,
+                memory_bytes=2000 if inside else None,
+                gpu_count=0 if inside else None,
+                pods=1 if inside else None,
+                pods_max=110 if inside else None,
+                utilisation=utilisation if inside else None,
+                processors={},
+            )
+        )
+
+    async def tell(self, kind: str, reason: str, **values: Any) -> int:
+        event: int = self.views.tell(kind, reason, **values).id
+        return event
+
+    async def hold(self, **groups: int) -> None:
+        self.views.held_since, self.views.groups = MOMENT, groups
+
+    async def woken(self) -> int:
+        wakes: int = self.views.wakes
+        return wakes
+
+
+class PostgresFleet:
+    """Over a database; `connection` is the leader's and the portal's at once."""
+
+    def __init__(self, views: FleetViews, connection: "asyncpg.Connection[Any]") -> None:
+        self.views = views
+        self.connection = connection
+        self._wakes = 0
+
+    async def listen(self) -> None:
+        """Count wake-ups from now on."""
+        await self.connection.add_listener("orchestrator_changed", self._wake)
+
+    def _wake(self, *_: object) -> None:
+        self._wakes += 1
+
+    async def add_processor(
+        self,
+        name: str | None,
+        *,
+        key: UUID | None = None,
+        status: str | None = "running",
+        template: str | None = None,
+        organization_id: UUID | None = None,
+        namespace: str = "default",
+        health_status: str = "unknown",
+        state: str | None = None,
+        reason: str = "running",
+        node: str | None = None,
+        epoch: int | None = None,
+        pod_epoch: int | None = None,
+        minutes: int = 0,
+    ) -> UUID:
+        key = key or uuid4()
+        if status is not None:
+            await self.connection.execute(
+                "INSERT INTO processors (id, name, status, processor_template_id,"
+                " organization_id, k8s_namespace, health_status, node_type)"
+                " VALUES ($1, $2, $3, $4, $5, $6, $7, 'edge')",
+                key,
+                name,
+                status,
+                await self._template(template),
+                organization_id,
+                namespace,
+                health_status,
+            )
+        if state is not None:
+            await self.connection.execute(
+                "INSERT INTO orchestrator.processor_states (processor_id, state, reason, detail,"
+                " namespace, pod_name, pod_uid, node_name, epoch, restart_count, since)"
+                " VALUES ($1, $2, $3, 'because', $4, 'pod', 'uid', $5, $6, 0, $7)",
+                key,
+                state,
+                reason,
+                namespace,
+                node,
+                pod_epoch,
+                MOMENT + timedelta(minutes=minutes),
+            )
+        if epoch is not None:
+            await self.connection.execute(
+                "INSERT INTO orchestrator.ownership (processor_id, epoch) VALUES ($1, $2)",
+                key,
+                epoch,
+            )
+        return key
+
+    async def _template(self, slug: str | None) -> UUID:
+        if slug is None:
+            return uuid4()
+        found: UUID | None = await self.connection.fetchval(
+            "SELECT id FROM processor_templates WHERE slug = $1", slug
+        )
+        if found is not None:
+            return found
+        key: UUID = await self.connection.fetchval(
+            "INSERT INTO processor_templates (slug) VALUES ($1) RETURNING id", slug
+        )
+        await self.connection.execute(
+            "INSERT INTO processor_template_versions"
+            " (processor_template_id, version, image_uri, is_active)"
+            " VALUES ($1, '1.0', 'image', true), ($1, '0.9', 'image', false)",
+            key,
+        )
+        return key
+
+    async def add_node(
+        self,
+        name: str,
+        *,
+        kind: str | None = None,
+        ready: bool = True,
+        utilisation: float = 0.0,
+        organization_id: UUID | None = None,
+        cordon: str | None = None,
+    ) -> None:
+        if kind is not None:
+            await self.connection.execute(
+                "INSERT INTO orchestrator.nodes (name, kind, ready, unschedulable,"
+                " cpu_millicores, memory_bytes, gpu_count, pods_max, pods, utilisation)"
+                " VALUES ($1, $2, $3, false, 1000, 2000, 0, 110, 1, $4)",
+                name,
+                kind,
+                ready,
+                utilisation,
+            )
+        if organization_id is not None:
+            key = await self.connection.fetchval(
+                "INSERT INTO edge_nodes (name, organization_id) VALUES ($1, $2) RETURNING id",
+                name,
+                organization_id,
+            )
+            if cordon is not None:
+                await self.connection.execute(
+                    "INSERT INTO orchestrator.cordons (edge_node_id, cause) VALUES ($1, $2)",
+                    key,
+                    cordon,
+                )
+
+    async def tell(self, kind: str, reason: str, **values: Any) -> int:
+        names = ("at", "processor_id", "node_name", "pod_name", "pod_uid", "epoch", "term")
+        event: int = await self.connection.fetchval(
+            "INSERT INTO orchestrator.events (kind, reason, detail, at, processor_id, node_name,"
+            " pod_name, pod_uid, epoch, term)"
+            " VALUES ($1, $2, '', COALESCE($3, now()), $4, $5, $6, $7, $8, $9) RETURNING id",
+            kind,
+            reason,
+            *(values.get(name) for name in names),
+        )
+        return event
+
+    async def hold(self, **groups: int) -> None:
+        await self.connection.execute(
+            "UPDATE orchestrator.guard SET held_since = $1, held = $2", MOMENT, json.dumps(groups)
+        )
+
+    async def woken(self) -> int:
+        await self.connection.execute("SELECT 1")  # what was sent before arrived with this
+        return self._wakes

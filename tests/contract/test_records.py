@@ -1,0 +1,258 @@
+"""What every Store is told of the cluster, and what it then says to others."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from tests.contract.worlds import a_pod, create, delete, forget, owner_of
+
+from dory_orchestrator.core.directive import DirectiveReason, decide
+from dory_orchestrator.core.model import Directive, GuardRecord, Ownership
+from dory_orchestrator.core.plan import Finding, GuardVerdict, Reason, Record
+from dory_orchestrator.ports import Beat, Event, NodeSummary, PodFinding
+
+# Who owns
+
+
+async def test_a_pod_becomes_the_owner_and_the_platform_shows_it(world, lease):
+    key = await world.desire("pending")
+    await world.store.grant(lease, [create(key)])
+    pod = a_pod(key, uid="u", name="p", node_name=None, ip=None)
+    await world.store.record_pods(lease, [Record(key, 1, pod)])
+    assert await owner_of(world, key) == Ownership(1, "u", "p", None, "n1")
+    assert await world.shown_of(key) == ("p", None, None)
+
+    placed = a_pod(key, uid="u", name="p", node_name="n2", ip="10.0.0.2", ready=True)
+    await world.store.record_pods(lease, [Record(key, 1, placed)])
+    assert await owner_of(world, key) == Ownership(1, "u", "p", "10.0.0.2", "n2", True)
+    assert await world.shown_of(key) == ("p", "10.0.0.2", "n2")
+    assert await world.status_of(key) == "pending"
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+async def test_a_pod_of_another_epoch_is_not_written(world, lease, epoch):
+    key = await world.desire()
+    await world.store.grant(lease, [create(key)])
+    await world.store.grant(lease, [create(key, 2, node="n2")])
+    await world.store.record_pods(lease, [Record(key, epoch, a_pod(key, epoch))])
+    assert await owner_of(world, key) == Ownership(2, node_name="n2")
+    assert await world.shown_of(key) == (None, None, None)
+
+
+async def test_a_pod_of_what_nobody_owns_is_not_written(world, lease):
+    key = await world.desire()
+    await world.store.record_pods(lease, [Record(key, 1, a_pod(key))])
+    assert await owner_of(world, key) is None
+    assert await world.shown_of(key) == (None, None, None)
+
+
+async def test_a_pod_whose_row_is_gone_still_owns(world, lease):
+    key, other = await world.desire(), await world.desire()
+    await world.store.grant(lease, [create(key), create(other)])
+    await world.remove(key)
+    records = [Record(k, 1, a_pod(k, uid=f"of {k}")) for k in (key, other)]
+    await world.store.record_pods(lease, records)
+    for k in (key, other):
+        assert (await owner_of(world, k)).pod_uid == f"of {k}"
+    await world.store.record_pods(lease, [])
+
+
+async def test_what_is_recorded_wakes_nobody(world, lease):
+    key = await world.desire()
+    await world.store.grant(lease, [create(key)])
+    async with world.store.changes() as changes:
+        await world.store.record_pods(lease, [Record(key, 1, a_pod(key))])
+        await world.store.record_findings(lease, {key: Finding(Reason.RUNNING, "")}, [])
+        await world.store.record_guard(lease, GuardVerdict({"all": (9, 0)}, (a_pod(key),)))
+        await world.store.record_events(lease, [Event("a", "b", "c")])
+        await world.store.record_pod_health([PodFinding(key, True)])
+        await world.store.record_heartbeats([Beat(key, "n", True)], canary=True, timeout_seconds=5)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(changes), 0.2)
+
+
+# What people are shown
+
+
+async def test_findings_are_shown_until_their_processor_is_gone(world, lease):
+    one, two = uuid4(), uuid4()
+    pod = a_pod(one, 4, uid="u", name="p")
+    await world.store.record_findings(
+        lease,
+        {one: Finding(Reason.RUNNING, "", pod), two: Finding(Reason.BACK_OFF, "failed once")},
+        [],
+    )
+    assert await world.states() == {
+        one: ("running", "running", "", "p", "u", 4),
+        two: ("waiting", "back_off", "failed once", None, None, None),
+    }
+    assert (await world.store.shown())[0] == {one: "running", two: "back_off"}
+    await world.store.record_findings(lease, {two: Finding(Reason.NO_EDGE_NODE, "x")}, [one])
+    assert await world.states() == {two: ("pending", "no_edge_node", "x", None, None, None)}
+
+
+async def test_nodes_are_shown_until_they_are_gone(world, lease):
+    edge = NodeSummary("a", "edge", True, 1000.5, False, 4000, 2**40, 1, 110, 7, 0.25)
+    other = NodeSummary("b", "other", False, None, True, 0, 0, 0, 0, 0, 0.0)
+    await world.store.record_nodes(lease, [edge, other], [])
+    assert await world.nodes() == {"a": edge, "b": other}
+    assert (await world.store.shown())[1] == {"a", "b"}
+    fuller = edge._replace(kind="application", pods=8, utilisation=0.5)
+    await world.store.record_nodes(lease, [fuller], ["b", "c"])
+    assert await world.nodes() == {"a": fuller}
+
+
+async def test_the_guard_is_held_since_its_first_moment(world, lease):
+    assert (await world.store.read_desired()).guard == GuardRecord()
+    pod = a_pod(uuid4())
+    await world.store.record_guard(lease, GuardVerdict({"all": (9, 2)}, (pod,)))
+    since = (await world.store.read_desired()).guard.held_since
+    assert since is not None
+    verdict = GuardVerdict({"all": (9, 0), "template a": (9, 0)}, (pod, pod))
+    await world.store.record_guard(lease, verdict)
+    assert (await world.store.read_desired()).guard.held_since == since
+    assert await world.guard() == ({"all": 0, "template a": 0}, verdict.detail)
+
+    await world.confirm({"all": 0})
+    await world.store.record_guard(lease, GuardVerdict())
+    desired = await world.store.read_desired()
+    assert (desired.guard.held_since, desired.guard.confirmed) == (None, {"all": 0})
+    assert abs(desired.now - desired.guard.confirmed_at) < 5
+    assert await world.guard() == ({}, "")
+
+
+async def test_events_keep_their_order_and_the_term(world, lease):
+    key = uuid4()
+    events = [Event("a", "b", "c"), Event("d", "e", "f\n\U0001f41f", key, "n", "p", "u", 2**40)]
+    await world.store.record_events(lease, events)
+    await world.store.record_events(lease, [])
+    await world.store.record_events(lease, events[:1])
+    expected = [(event, lease.term) for event in (*events, events[0])]
+    assert await world.events() == expected
+    await world.store.forget_events(60.0)
+    assert await world.events() == expected
+    await world.store.forget_events(-1.0)
+    assert await world.events() == []
+
+
+@pytest.mark.parametrize("text", ["nul \x00 within", "half a pair \udce4"])
+async def test_a_text_that_the_database_cannot_hold_stops_nothing(world, lease, text):
+    """A cluster says what it likes."""
+    key = await world.desire()
+    await world.store.record_findings(lease, {key: Finding(Reason.STARTING, text)}, [])
+    await world.store.record_events(lease, [Event("a", "b", text)])
+    assert (await world.states()).keys() == {key}
+    assert len(await world.events()) == 1
+
+
+# Health of pods
+
+
+async def test_a_silent_pod_s_health_is_what_the_poller_found(world):
+    key = await world.desire()
+    for healthy, status in ((True, "healthy"), (False, "unhealthy"), (True, "healthy")):
+        await world.store.record_pod_health([PodFinding(key, healthy)])
+        assert await world.health_of(key) == status
+
+
+async def test_what_a_processor_says_itself_counts(world):
+    beating, mute = await world.desire(), await world.desire()
+    both = [PodFinding(beating, True), PodFinding(mute, True)]
+    await world.store.record_pod_health(both)
+    await world.store.record_heartbeats(
+        [Beat(beating, "n", False)], canary=False, timeout_seconds=5
+    )
+    for _ in range(2):
+        await world.store.record_pod_health(both)
+        assert await world.health_of(beating) == "unhealthy"
+        assert await world.health_of(mute) == "healthy"
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(55, "unhealthy"), (61, "healthy")])
+async def test_until_it_has_been_silent_for_a_minute(world, seconds, status):
+    key = await world.desire()
+    await world.store.record_heartbeats([Beat(key, "n", False)], canary=False, timeout_seconds=5)
+    await world.forget_beat(key, seconds)
+    await world.store.record_pod_health([PodFinding(key, True)])
+    assert await world.health_of(key) == status
+
+
+async def test_health_of_what_is_gone_is_no_error(world):
+    await world.store.record_pod_health([PodFinding(uuid4(), True)])
+    await world.store.record_pod_health([])
+
+
+# What heartbeats are answered while a deletion is undecided
+
+
+async def answer(world, key):
+    beat = Beat(key, "n1", True)
+    (facts,) = await world.store.record_heartbeats([beat], canary=False, timeout_seconds=5)
+    return decide(facts, "n1")
+
+
+async def hold_guard(world, lease, held=True):
+    verdict = GuardVerdict({"all": (9, 0)}, (a_pod(uuid4()),)) if held else GuardVerdict()
+    await world.store.record_guard(lease, verdict)
+
+
+async def owned(world, lease, **fields):
+    key = await world.desire()
+    await world.store.grant(lease, [create(key, node=fields.get("node_name", "n1"))])
+    await world.store.record_pods(lease, [Record(key, 1, a_pod(key, **fields))])
+    return key
+
+
+CONTINUE = (Directive.CONTINUE, DirectiveReason.DELETION_UNDECIDED)
+
+
+async def test_a_pod_whose_row_is_gone_goes_on_until_its_end_is_decided(world, lease):
+    key = await owned(world, lease)
+    assert await answer(world, key) == (Directive.CONTINUE, DirectiveReason.DESIRED)
+    await world.remove(key)
+    assert await answer(world, key) == CONTINUE
+    pod = a_pod(key)
+    assert await world.store.grant(lease, [delete(pod, reason=Reason.NOT_DESIRED)]) == [True]
+    assert await answer(world, key) == CONTINUE, "it is being ended, in its own time"
+    await world.store.grant(lease, [forget(key)])
+    assert await answer(world, key) == (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
+
+
+async def test_a_row_that_nobody_owned_is_not_found(world, lease):
+    assert await answer(world, uuid4()) == (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
+    key = await world.desire()
+    await world.store.grant(lease, [create(key)])
+    await world.remove(key)
+    assert await answer(world, key) == (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
+
+
+async def test_while_the_guard_holds_nobody_is_shut_down_for_a_missing_or_ended_row(world, lease):
+    ended, failed = await owned(world, lease), await world.desire("failed")
+    running = await owned(world, lease)
+    await world.end(ended, "terminated")
+    await hold_guard(world, lease)
+    for key in (ended, failed, uuid4()):
+        assert await answer(world, key) == CONTINUE
+    assert (await answer(world, running))[1] is DirectiveReason.DESIRED
+    await hold_guard(world, lease, held=False)
+    for key in (ended, failed):
+        assert await answer(world, key) == (Directive.SHUTDOWN, DirectiveReason.ENDED)
+    assert (await answer(world, uuid4()))[0] is Directive.SHUTDOWN
+
+
+async def test_each_beat_of_a_batch_gets_its_own_answer(world, lease):
+    gone, ended, never = await owned(world, lease), await world.desire("terminated"), uuid4()
+    running = await world.desire()
+    await world.remove(gone)
+    order = [gone, ended, never, running, gone, never]
+    facts = await world.store.record_heartbeats(
+        [Beat(key, "n1", True) for key in order], canary=False, timeout_seconds=5
+    )
+    assert [decide(fact, "n1")[1].value for fact in facts] == [
+        "deletion_undecided",
+        "ended",
+        "not_found",
+        "desired",
+        "deletion_undecided",
+        "not_found",
+    ]

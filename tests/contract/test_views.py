@@ -1,0 +1,400 @@
+"""What operators see and decide; run over PostgreSQL and over the double that other tests use."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from tests.contract.fleet_worlds import MOMENT, FleetWorld, MemoryFleet, PostgresFleet
+from tests.contract.worlds import connected
+
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import (
+    EventQuery,
+    NodeQuery,
+    OperatorRefused,
+    ProcessorQuery,
+    ProcessorView,
+)
+from dory_orchestrator.store.views import PostgresViews
+
+ORGANIZATION = uuid4()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[FleetWorld]:
+    if request.param == "memory":
+        yield MemoryFleet()
+        return
+    url = request.getfixturevalue("database_url")
+    views = PostgresViews(url, metrics=Metrics(), timeout_seconds=5)
+    async with connected(url) as connection:
+        yield PostgresFleet(views, connection)
+    await views.close()
+
+
+async def names(world: FleetWorld, **query: object) -> list[str | None]:
+    """Of all pages, in order."""
+    wanted = ProcessorQuery(**query)  # type: ignore[arg-type]
+    found: list[ProcessorView] = []
+    while True:
+        page = await world.views.list_processors(wanted)
+        assert len(page.processors) <= wanted.limit
+        found += page.processors
+        if page.next is None:
+            return [processor.name for processor in found]
+        wanted = replace(wanted, after=page.next)
+
+
+class TestProcessors:
+    async def test_of_none_there_are_none(self, world):
+        page = await world.views.list_processors(ProcessorQuery())
+        assert (list(page.processors), page.next) == ([], None)
+
+    async def test_all_of_one_is_told(self, world):
+        key = await world.add_processor(
+            "camera-1",
+            template="camera",
+            organization_id=ORGANIZATION,
+            namespace="berlin",
+            health_status="healthy",
+            state="running",
+            reason="running",
+            node="edge-1",
+            epoch=3,
+            pod_epoch=3,
+            minutes=5,
+        )
+        (found,) = (await world.views.list_processors(ProcessorQuery())).processors
+        assert found == ProcessorView(
+            id=key,
+            name="camera-1",
+            organization_id=ORGANIZATION,
+            template="camera",
+            version="1.0",
+            node_type="edge",
+            namespace="berlin",
+            status="running",
+            health_status="healthy",
+            last_health_check_at=None,
+            state="running",
+            reason="running",
+            detail="because",
+            node_name="edge-1",
+            pod_name="pod",
+            pod_ip=None,
+            pod_uid="uid",
+            epoch=3,
+            pod_epoch=3,
+            restart_count=0,
+            since=MOMENT + timedelta(minutes=5),
+        )
+
+    async def test_one_that_nobody_looked_at_is_unknown(self, world):
+        await world.add_processor("new")
+        (found,) = (await world.views.list_processors(ProcessorQuery())).processors
+        assert (found.state, found.reason, found.since) == ("unknown", "not_looked_at", None)
+        assert found.detail
+
+    async def test_undesired_ones_are_told_as_long_as_something_is_left(self, world):
+        await world.add_processor("ended", status="terminated")
+        await world.add_processor("failed", status="failed")
+        await world.add_processor("leaving", status="terminated", state="removing")
+        await world.add_processor("gone", status=None, state="held", reason="guard_held")
+        page = await world.views.list_processors(ProcessorQuery(sort="state"))
+        assert [(p.state, p.status) for p in page.processors] == [
+            ("held", None),
+            ("removing", "terminated"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ({"states": ("held",)}, ["b"]),
+            ({"states": ("held", "unknown")}, ["b", "c"]),
+            ({"node": "n1"}, ["a"]),
+            ({"template": "camera"}, ["a"]),
+            ({"organization_id": ORGANIZATION}, ["a"]),
+            ({"namespace": "other"}, ["b"]),
+            ({"health_status": "healthy"}, ["a"]),
+            ({"prefix": "B"}, ["b"]),
+            ({"prefix": "00000000-0000-0000-0000-00000000000C"}, ["c"]),
+            ({"prefix": "%"}, []),
+            ({"node": "n1", "states": ("held",)}, []),
+        ],
+    )
+    async def test_filters(self, world, query, expected):
+        await world.add_processor(
+            "a",
+            key=UUID(int=10),
+            template="camera",
+            state="running",
+            node="n1",
+            organization_id=ORGANIZATION,
+            health_status="healthy",
+        )
+        await world.add_processor(
+            "b", key=UUID(int=11), template="radar", state="held", namespace="other"
+        )
+        await world.add_processor("c", key=UUID(int=12))
+        assert await names(world, **query) == expected
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 100])
+    @pytest.mark.parametrize(
+        ("sort", "expected"),
+        [
+            ("name", [None, "B", "a", "a", "ä"]),
+            ("state", ["B", None, "a", "a", "ä"]),
+            ("node", ["a", "ä", "a", None, "B"]),
+            ("since", ["B", "a", None, "ä", "a"]),
+        ],
+    )
+    async def test_order_over_all_pages(self, world, sort, expected, limit):
+        await world.add_processor("a", key=UUID(int=1), state="running", node="n1", minutes=3)
+        await world.add_processor("a", key=UUID(int=2))
+        await world.add_processor("B", key=UUID(int=3), state="error", node="n2", minutes=4)
+        await world.add_processor(None, key=UUID(int=4), state="running", node="n2", minutes=2)
+        await world.add_processor("ä", key=UUID(int=5), state="waiting", minutes=1)
+        assert await names(world, sort=sort, limit=limit) == expected
+
+    async def test_pages_are_stable_under_inserts(self, world):
+        for name in "bdf":
+            await world.add_processor(name)
+        page = await world.views.list_processors(ProcessorQuery(limit=2))
+        for name in "ace":
+            await world.add_processor(name)
+        rest = await world.views.list_processors(ProcessorQuery(limit=9, after=page.next))
+        assert [p.name for p in page.processors] == ["b", "d"]
+        assert [p.name for p in rest.processors] == ["e", "f"]
+
+    async def test_one_with_its_last_events(self, world):
+        key, other = await world.add_processor("a", state="running"), uuid4()
+        for number in range(5):
+            await world.tell("create", f"r{number}", processor_id=key)
+            await world.tell("create", "other", processor_id=other)
+        processor, events = await world.views.get_processor(key, events_max=3)
+        assert processor.name == "a"
+        assert [event.reason for event in events] == ["r4", "r3", "r2"]
+        assert {event.processor_name for event in events} == {"a"}
+
+    async def test_an_unknown_one_is_none(self, world):
+        ended = await world.add_processor("ended", status="terminated")
+        assert await world.views.get_processor(ended, events_max=3) is None
+        assert await world.views.get_processor(uuid4(), events_max=3) is None
+
+
+class TestNodes:
+    async def test_the_cluster_and_the_platform_are_joined_by_name(self, world):
+        await world.add_node("both", kind="edge", organization_id=ORGANIZATION, utilisation=0.25)
+        await world.add_node("cloud", kind="application", ready=False)
+        await world.add_node("lost", organization_id=ORGANIZATION, cordon="decommissioned")
+        await world.add_processor("a", state="running", node="both")
+        await world.add_processor("b", state="held", node="both")
+        await world.add_processor("c", state="running", node="both")
+        page = await world.views.list_nodes(NodeQuery())
+        both, cloud, lost = page.nodes
+        assert page.next is None
+
+        assert (both.kind, both.ready, both.status) == ("edge", True, "online")
+        assert (both.organization_id, both.utilisation) == (ORGANIZATION, 0.25)
+        assert dict(both.processors) == {"running": 2, "held": 1}
+        assert {node.heartbeat_age_seconds for node in page.nodes} == {None}
+        assert (cloud.kind, cloud.ready, cloud.edge_node_id) == ("application", False, None)
+        assert (cloud.status, dict(cloud.processors), cloud.cordoned) == (None, {}, False)
+        assert (lost.kind, lost.ready, lost.utilisation) == ("edge", None, None)
+        assert (lost.cordoned, lost.cordon_cause) == (True, "decommissioned")
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ({}, ["a", "b", "c"]),
+            ({"sort": "kind"}, ["c", "a", "b"]),
+            ({"sort": "utilisation"}, ["c", "a", "b"]),
+            ({"kind": "application"}, ["c"]),
+            ({"ready": True}, ["a"]),
+            ({"ready": False}, ["b", "c"]),
+            ({"status": "online"}, ["b"]),
+            ({"organization_id": ORGANIZATION}, ["b"]),
+            ({"prefix": "C"}, ["c"]),
+        ],
+    )
+    @pytest.mark.parametrize("limit", [1, 2, 100])
+    async def test_filters_and_order_over_all_pages(self, world, query, expected, limit):
+        await world.add_node("a", kind="edge", utilisation=0.1)
+        await world.add_node("b", organization_id=ORGANIZATION)
+        await world.add_node("c", kind="application", ready=False, utilisation=0.9)
+        wanted, found = NodeQuery(limit=limit, **query), []
+        while True:
+            page = await world.views.list_nodes(wanted)
+            found += page.nodes
+            if page.next is None:
+                break
+            wanted = replace(wanted, after=page.next)
+        assert [node.name for node in found] == expected
+
+    async def test_a_name_in_two_organizations_is_two_nodes(self, world):
+        await world.add_node("twin", organization_id=ORGANIZATION)
+        await world.add_node("twin", organization_id=uuid4())
+        first = await world.views.list_nodes(NodeQuery(limit=1))
+        second = await world.views.list_nodes(NodeQuery(limit=1, after=first.next))
+        assert second.next is None
+        assert first.nodes[0].edge_node_id != second.nodes[0].edge_node_id
+
+
+class TestEvents:
+    async def test_newest_first_in_pages(self, world):
+        ids = [await world.tell("create", "not_running") for _ in range(5)]
+        page = await world.views.list_events(EventQuery(limit=2))
+        assert [event.id for event in page.events] == ids[:2:-1]
+        assert (page.more, page.follow_id) == (True, ids[-1])
+        rest = await world.views.list_events(EventQuery(limit=9, before_id=ids[3]))
+        assert [event.id for event in rest.events] == ids[2::-1]
+        assert not rest.more
+
+    async def test_following_sees_each_once_in_order(self, world):
+        ids = [await world.tell("create", "not_running") for _ in range(5)]
+        seen, after, more = [], ids[0], True
+        while more:
+            page = await world.views.list_events(EventQuery(limit=2, after_id=after))
+            seen += [event.id for event in page.events]
+            after, more = page.follow_id, page.more
+        assert (seen, after) == (ids[1:], ids[-1])
+
+    async def test_following_with_a_filter_does_not_look_twice(self, world):
+        await world.tell("create", "not_running")
+        newest = await world.tell("create", "not_running")
+        page = await world.views.list_events(EventQuery(after_id=0, kind="delete"))
+        assert (list(page.events), page.follow_id) == ([], newest)
+
+    async def test_before_the_first(self, world):
+        page = await world.views.list_events(EventQuery())
+        assert (list(page.events), page.follow_id, page.more) == ([], 0, False)
+        await world.tell("create", "not_running")
+        page = await world.views.list_events(EventQuery(after_id=page.follow_id))
+        assert len(page.events) == 1
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            {"kind": "delete"},
+            {"reason": "changed"},
+            {"node": "n2"},
+            {"processor_id": UUID(int=2)},
+            {"since": MOMENT + timedelta(hours=1)},
+        ],
+    )
+    @pytest.mark.parametrize("direction", [{}, {"after_id": 0}])
+    async def test_filters(self, world, query, direction):
+        await world.tell(
+            "create", "not_running", node_name="n1", processor_id=UUID(int=1), at=MOMENT
+        )
+        wanted = await world.tell(
+            "delete",
+            "changed",
+            node_name="n2",
+            processor_id=UUID(int=2),
+            pod_name="p",
+            pod_uid="u",
+            epoch=2,
+            term=7,
+            at=MOMENT + timedelta(hours=2),
+        )
+        (event,) = (await world.views.list_events(EventQuery(**query, **direction))).events
+        assert event.id == wanted
+        assert (event.pod_name, event.pod_uid, event.epoch, event.term) == ("p", "u", 2, 7)
+        assert event.processor_name is None
+
+
+class TestGuard:
+    async def test_nothing_waits(self, world):
+        status = await world.views.guard_status()
+        assert not status.held
+        assert (status.processors_count, status.frozen_count, status.strangers_count) == (0, 0, 0)
+        with pytest.raises(OperatorRefused, match="nothing is held"):
+            await world.views.confirm_guard("eva", None)
+        with pytest.raises(OperatorRefused, match="nothing is frozen"):
+            await world.views.adopt(None, "eva")
+        assert await world.woken() == 0
+
+    async def test_what_is_held_is_told(self, world):
+        await world.hold(all=2, camera=0)
+        for number in range(103):
+            await world.add_processor(f"p{number}", state="held", reason="guard_held", node="n1")
+        await world.add_processor("frozen", state="held", reason="epoch_ahead", pod_epoch=9)
+        await world.add_processor("foreign", state="held", reason="foreign_fleet")
+        status = await world.views.guard_status()
+        assert (status.held, status.held_since) == (True, MOMENT)
+        assert dict(status.groups) == {"all": 2, "camera": 0}
+        assert (status.processors_count, len(status.processors)) == (103, 100)
+        assert {held.node_name for held in status.processors} == {"n1"}
+        (frozen,) = status.frozen
+        assert (frozen.name, frozen.pod_epoch, status.frozen_count) == ("frozen", 9, 1)
+        (stranger,) = status.strangers
+        assert (stranger.detail, status.strangers_count) == ("because", 1)
+
+    async def test_confirming_accepts_the_counts_as_they_were_seen(self, world):
+        await world.hold(all=2)
+        with pytest.raises(OperatorRefused, match="changed"):
+            await world.views.confirm_guard("eva", {"all": 3})
+        assert (await world.views.guard_status()).confirmed_at is None
+
+        status = await world.views.confirm_guard("eva", {"all": 2})
+        assert dict(status.confirmed) == {"all": 2}
+        assert status.confirmed_by == "eva"
+        assert status.confirmed_at is not None
+        (event,) = (await world.views.list_events(EventQuery())).events
+        assert (event.kind, event.reason) == ("guard", "confirmed")
+        assert "eva" in event.detail
+
+    async def test_confirming_keeps_what_was_confirmed_a_moment_ago(self, world):
+        await world.hold(all=2, camera=1)
+        await world.views.confirm_guard("eva", None)
+        await world.hold(all=1, radar=0)
+        status = await world.views.confirm_guard("eva", None)
+        assert dict(status.confirmed) == {"all": 1, "camera": 1, "radar": 0}
+
+    async def test_adopting_takes_the_epoch_of_the_pod(self, world):
+        ahead = {"state": "held", "reason": "epoch_ahead", "pod_epoch": 9, "node": "n1"}
+        known = await world.add_processor("known", epoch=4, **ahead)
+        unknown = await world.add_processor("unknown", **ahead)
+        running = await world.add_processor("running", state="running", epoch=1, pod_epoch=1)
+        with pytest.raises(OperatorRefused, match=str(running)):
+            await world.views.adopt([known, running], "eva")
+
+        assert list(await world.views.adopt([known], "eva")) == [known]
+        processor, (event,) = await world.views.get_processor(known, events_max=9)
+        assert processor.epoch == 9
+        assert (event.kind, event.reason) == ("guard", "adopted")
+        assert set(await world.views.adopt(None, "eva")) == {known, unknown}
+        processor, _ = await world.views.get_processor(unknown, events_max=9)
+        assert processor.epoch == 9
+
+
+async def test_decisions_wake_the_leader(world):
+    await world.hold(all=0)
+    await world.add_processor("a", state="held", reason="epoch_ahead", pod_epoch=2)
+    if isinstance(world, PostgresFleet):
+        await world.listen()
+    await world.views.confirm_guard("eva", None)
+    assert await world.woken() == 1
+    await world.views.adopt(None, "eva")
+    assert await world.woken() == 2
+
+
+async def test_summary(world):
+    summary = await world.views.summary()
+    assert (summary.desired, summary.ready, dict(summary.states)) == (0, 0, {})
+    assert (summary.leader, summary.lease_seconds, summary.guard_held) == (None, None, False)
+
+    await world.add_processor("a", state="running")
+    await world.add_processor("b", state="error")
+    await world.add_processor("c")
+    await world.add_processor("d", status="terminated", state="removing")
+    await world.add_node("n1", kind="edge")
+    await world.add_node("n2", kind="edge", ready=False)
+    await world.hold(all=0)
+    summary = await world.views.summary()
+    assert (summary.desired, summary.ready) == (3, 1)
+    assert dict(summary.states) == {"running": 1, "error": 1, "unknown": 1, "removing": 1}
+    assert (summary.nodes, summary.nodes_ready, summary.guard_held) == (2, 1, True)

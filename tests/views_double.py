@@ -1,0 +1,260 @@
+"""What operators see, in memory. It passes the same contract suite as PostgreSQL."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from dory_orchestrator.ports import (
+    EventPage,
+    EventQuery,
+    EventView,
+    FleetSummary,
+    GuardStatus,
+    HeldProcessor,
+    NodePage,
+    NodeQuery,
+    NodeView,
+    OperatorRefused,
+    Position,
+    ProcessorPage,
+    ProcessorQuery,
+    ProcessorView,
+    StoreError,
+    Stranger,
+)
+
+
+@dataclass
+class MemoryViews:
+    """Set `error` to have every call fail with it."""
+
+    processors: dict[UUID, ProcessorView] = field(default_factory=dict)
+    nodes: list[NodeView] = field(default_factory=list)
+    events: list[EventView] = field(default_factory=list)
+    held_since: datetime | None = None
+    groups: dict[str, int] = field(default_factory=dict)
+    confirmed: dict[str, int] = field(default_factory=dict)
+    confirmed_at: datetime | None = None
+    confirmed_by: str | None = None
+    leader: str | None = None
+    error: StoreError | None = None
+    wakes: int = 0
+    closed: bool = False
+
+    def _answer(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def tell(self, kind: str, reason: str, detail: str = "", **values: Any) -> EventView:
+        """Write an event."""
+        blank: dict[str, Any] = dict.fromkeys(
+            ("processor_id", "node_name", "pod_name", "pod_uid", "epoch", "term")
+        )
+        name = self.processors.get(values.get("processor_id"))  # type: ignore[arg-type]
+        event = EventView(
+            id=len(self.events) + 1,
+            kind=kind,
+            reason=reason,
+            detail=detail,
+            processor_name=name.name if name else None,
+            **{**blank, "at": datetime.now(UTC), **values},
+        )
+        self.events.append(event)
+        return event
+
+    async def close(self) -> None:
+        self.closed = True
+
+    async def list_processors(self, query: ProcessorQuery) -> ProcessorPage:
+        self._answer()
+        found = [p for p in self.processors.values() if _matches(p, query)]
+        page, position = _page(found, _processor_key, query)
+        return ProcessorPage(page, position)
+
+    async def get_processor(
+        self, processor_id: UUID, *, events_max: int
+    ) -> tuple[ProcessorView, Sequence[EventView]] | None:
+        self._answer()
+        if processor_id not in self.processors:
+            return None
+        query = EventQuery(limit=events_max, processor_id=processor_id)
+        return self.processors[processor_id], (await self.list_events(query)).events
+
+    async def list_nodes(self, query: NodeQuery) -> NodePage:
+        self._answer()
+        counts: dict[str | None, Counter[str]] = {}
+        for processor in self.processors.values():
+            counts.setdefault(processor.node_name, Counter())[processor.state] += 1
+        found = [
+            replace(n, processors=dict(counts.get(n.name, {})))
+            for n in self.nodes
+            if _node_matches(n, query)
+        ]
+        page, position = _page(found, _node_key, query)
+        return NodePage(page, position)
+
+    async def list_events(self, query: EventQuery) -> EventPage:
+        self._answer()
+        found = [e for e in self.events if _event_matches(e, query)]
+        newest = self.events[-1].id if self.events else 0
+        if query.after_id is None:
+            found.reverse()
+        page, more = found[: query.limit], len(found) > query.limit
+        forward = query.after_id is not None and more
+        return EventPage(page, page[-1].id if forward else newest, more)
+
+    async def guard_status(self) -> GuardStatus:
+        self._answer()
+        held, frozen, foreign = (
+            [p for p in self.processors.values() if p.reason == reason]
+            for reason in ("guard_held", "epoch_ahead", "foreign_fleet")
+        )
+        return GuardStatus(
+            held=self.held_since is not None,
+            held_since=self.held_since,
+            detail="",
+            groups=self.groups,
+            confirmed=self.confirmed,
+            confirmed_at=self.confirmed_at,
+            confirmed_by=self.confirmed_by,
+            processors_count=len(held),
+            processors=_waiting(held),
+            frozen_count=len(frozen),
+            frozen=_waiting(frozen),
+            strangers_count=len(foreign),
+            strangers=[_stranger(p) for p in foreign],
+        )
+
+    async def confirm_guard(self, by: str, expected: Mapping[str, int] | None) -> GuardStatus:
+        self._answer()
+        if self.held_since is None:
+            raise OperatorRefused("nothing is held: there is nothing to confirm")
+        if expected is not None and dict(expected) != self.groups:
+            raise OperatorRefused("groups: what is held has changed: look at it again")
+        now = datetime.now(UTC)
+        if self.confirmed_at is None or now - self.confirmed_at > timedelta(seconds=600):
+            self.confirmed = {}
+        self.confirmed = {**self.confirmed, **self.groups}
+        self.confirmed_at, self.confirmed_by = now, by
+        self.tell("guard", "confirmed", by)
+        self.wakes += 1
+        return await self.guard_status()
+
+    async def adopt(self, processor_ids: Sequence[UUID] | None, by: str) -> Sequence[UUID]:
+        self._answer()
+        frozen = sorted(p.id for p in self.processors.values() if p.reason == "epoch_ahead")
+        wanted = frozen if processor_ids is None else sorted(set(processor_ids))
+        if not wanted:
+            raise OperatorRefused("nothing is frozen: there is nothing to adopt")
+        if others := set(wanted) - set(frozen):
+            raise OperatorRefused(f"processors: not frozen: {', '.join(map(str, others))}")
+        for key in wanted:
+            processor = self.processors[key]
+            self.processors[key] = replace(processor, epoch=processor.pod_epoch)
+            self.tell("guard", "adopted", by, processor_id=key)
+        self.wakes += 1
+        return wanted
+
+    async def summary(self) -> FleetSummary:
+        self._answer()
+        desired = [p for p in self.processors.values() if p.status not in (None, "terminated")]
+        return FleetSummary(
+            fleet_id=UUID(int=1),
+            at=datetime.now(UTC),
+            desired=len(desired),
+            ready=sum(p.state == "running" for p in desired),
+            states=dict(Counter(p.state for p in self.processors.values())),
+            nodes=sum(n.ready is not None for n in self.nodes),
+            nodes_ready=sum(n.ready is True for n in self.nodes),
+            leader=self.leader,
+            term=1 if self.leader else 0,
+            lease_seconds=5.0 if self.leader else None,
+            guard_held=self.held_since is not None,
+        )
+
+
+def _page(found: Sequence[Any], key: Any, query: Any) -> tuple[list[Any], Position | None]:
+    placed = sorted(((key(row, query.sort), row) for row in found), key=lambda pair: pair[0])
+    if query.after is not None:
+        placed = [pair for pair in placed if pair[0] > query.after]
+    page = placed[: query.limit]
+    return [row for _, row in page], page[-1][0] if len(placed) > query.limit else None
+
+
+def _processor_key(processor: ProcessorView, sort: str) -> Position:
+    since = processor.since.timestamp() if processor.since else None
+    keys = {
+        "name": "",
+        "state": processor.state,
+        "node": processor.node_name or "",
+        "since": "~" if since is None else f"{1e11 - since:019.6f}",
+    }
+    return Position(keys[sort], processor.name or "", str(processor.id))
+
+
+def _node_key(node: NodeView, sort: str) -> Position:
+    used = -1.0 if node.utilisation is None else node.utilisation
+    keys = {"name": "", "kind": node.kind, "utilisation": f"{1000 - used:011.6f}"}
+    return Position(keys[sort], node.name, str(node.edge_node_id or ""))
+
+
+def _is(wanted: object, value: object) -> bool:
+    return wanted is None or wanted == value
+
+
+def _begins(prefix: str | None, *texts: str | None) -> bool:
+    return prefix is None or any((t or "").lower().startswith(prefix.lower()) for t in texts)
+
+
+def _matches(processor: ProcessorView, query: ProcessorQuery) -> bool:
+    return (
+        (query.states is None or processor.state in query.states)
+        and _is(query.node, processor.node_name)
+        and _is(query.template, processor.template)
+        and _is(query.organization_id, processor.organization_id)
+        and _is(query.namespace, processor.namespace)
+        and _is(query.health_status, processor.health_status)
+        and _begins(query.prefix, processor.name, str(processor.id))
+    )
+
+
+def _node_matches(node: NodeView, query: NodeQuery) -> bool:
+    return (
+        _is(query.kind, node.kind)
+        and _is(query.ready, node.ready is True)
+        and _is(query.status, node.status)
+        and _is(query.organization_id, node.organization_id)
+        and _begins(query.prefix, node.name)
+    )
+
+
+def _event_matches(event: EventView, query: EventQuery) -> bool:
+    return (
+        (query.before_id is None or event.id < query.before_id)
+        and (query.after_id is None or event.id > query.after_id)
+        and (query.since is None or event.at >= query.since)
+        and _is(query.processor_id, event.processor_id)
+        and _is(query.node, event.node_name)
+        and _is(query.kind, event.kind)
+        and _is(query.reason, event.reason)
+    )
+
+
+def _waiting(found: Sequence[ProcessorView]) -> list[HeldProcessor]:
+    names = HeldProcessor.__dataclass_fields__
+    ordered = sorted(found, key=lambda p: p.id)[:100]
+    return [HeldProcessor(**{name: getattr(p, name) for name in names}) for p in ordered]
+
+
+def _stranger(processor: ProcessorView) -> Stranger:
+    assert processor.since is not None
+    return Stranger(
+        pod_name=processor.pod_name,
+        node_name=processor.node_name,
+        processor_id=processor.id,
+        detail=processor.detail,
+        at=processor.since,
+    )
