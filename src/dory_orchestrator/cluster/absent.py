@@ -1,0 +1,48 @@
+"""No cluster: for a process that serves and reads, and has nowhere to run pods."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NoReturn
+from uuid import UUID
+
+from dory_orchestrator.core.model import Observation, Pod, PodSpec
+from dory_orchestrator.ports import ClusterUnavailable, StoredState
+
+
+class AbsentCluster:
+    """A `Cluster` that is never there: everything raises ClusterUnavailable."""
+
+    async def version(self) -> str:
+        """See Cluster."""
+        _absent()
+
+    @asynccontextmanager
+    async def observe(self) -> AsyncIterator[AsyncIterator[Observation]]:
+        """See Cluster."""
+        _absent()
+        yield  # type: ignore[unreachable]  # what makes it a context manager
+
+    async def create_pod(self, spec: PodSpec) -> Pod:
+        """See Cluster."""
+        _absent()
+
+    async def delete_pod(self, pod: Pod, *, force: bool = False) -> None:
+        """See Cluster."""
+        _absent()
+
+    async def read_state(self, namespace: str, processor_id: UUID) -> StoredState | None:
+        """See Cluster."""
+        _absent()
+
+    async def seed_state(
+        self, namespace: str, processor_id: UUID, document: bytes, *, version: str | None
+    ) -> None:
+        """See Cluster."""
+        _absent()
+
+    async def close(self) -> None:
+        """See Cluster."""
+
+
+def _absent() -> NoReturn:
+    raise ClusterUnavailable("this version runs pods on the local cluster only")

@@ -1,0 +1,1 @@
+"""The local cluster: nodes are names, pods are processes of this machine."""
