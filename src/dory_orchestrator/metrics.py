@@ -90,6 +90,38 @@ class Metrics:
             ["component"],
             registry=r,
         )
+        self.reconciliation_queue_depth = Gauge(
+            "dory_reconciliation_queue_depth",
+            "Actions that are granted and not done yet.",
+            registry=r,
+        )
+        self.reconciliation_errors = Counter(
+            "dory_reconciliation_errors_total",
+            "Failed cycles and actions.",
+            ["error_type"],
+            registry=r,
+        )
+        self.pod_creation_errors = Counter(
+            "dory_pod_creation_errors_total",
+            "Pods that the cluster refused.",
+            ["reason"],
+            registry=r,
+        )
+        self.node_utilisation = Gauge(
+            "dory_node_utilization_ratio", "Our pods / most pods of the node.", ["node"], registry=r
+        )
+        self.pods = Gauge("dory_pods_total", "Our pods.", ["status"], registry=r)
+        self.nodes = Gauge("dory_nodes_total", "Nodes of the cluster.", registry=r)
+        self.scheduling_decisions = Counter(
+            "dory_scheduling_decisions_total",
+            "Decisions of the scheduler that were carried out.",
+            ["decision"],
+            registry=r,
+        )
+        for error_type in ("pod_creation", "pod_deletion", "scheduling", "timeout", "general"):
+            self.reconciliation_errors.labels(error_type)
+        for decision in ("place", "provision_node"):
+            self.scheduling_decisions.labels(decision)
         for error_type in ("connection", "query", "timeout"):
             self.database_errors.labels(error_type)
         for change_type in ("added", "removed", "modified"):
@@ -157,12 +189,70 @@ class Metrics:
             ["reason"],
             registry=r,
         )
+        self.processors = Gauge(
+            "dory_processors", "Processors that are looked after, by state.", ["state"], registry=r
+        )
+        self.foreign_pods = Gauge(
+            "dory_foreign_pods",
+            "Pods that call themselves ours and belong to another fleet.",
+            registry=r,
+        )
+        self.guard_held = Gauge(
+            "dory_deletion_guard_held_pods", "Pods that the deletion guard keeps.", registry=r
+        )
+        self.leader = Gauge("dory_leader", "1 if this process leads, else 0.", registry=r)
+        self.leader_term = Gauge(
+            "dory_leader_term", "The term that this process led in last.", registry=r
+        )
+        self.actions = Counter(
+            "dory_actions_total",
+            "Actions decided, and whether the store granted them.",
+            ["action", "reason", "outcome"],
+            registry=r,
+        )
+        self.reconciliation_duration = Histogram(
+            "dory_reconciliation_duration_seconds",
+            "One cycle, from reading to the last writing.",
+            buckets=_LATENCY_SECONDS,
+            registry=r,
+        )
+        self.reconciliation_compute_duration = Histogram(
+            "dory_reconciliation_compute_duration_seconds",
+            "The deciding part of one cycle.",
+            buckets=_LATENCY_SECONDS,
+            registry=r,
+        )
+        self.reaction = Histogram(
+            "dory_reconciliation_reaction_seconds",
+            "From the first wake-up to the first call to the cluster that it led to.",
+            buckets=_LATENCY_SECONDS,
+            registry=r,
+        )
         self.process_restarts = Counter(
             "dory_process_restarts_total",
             "Ends of a supervised process that were not asked for.",
             ["process"],
             registry=r,
         )
+        self.pod_probe_duration = Histogram(
+            "dory_pod_probe_duration_seconds",
+            "From asking a pod for both probes to its answer, or to giving up.",
+            buckets=_LATENCY_SECONDS,
+            registry=r,
+        )
+        self.pod_probes = Counter(
+            "dory_pod_probes_total",
+            "Pods asked by the health poller, by what they said.",
+            ["outcome"],
+            registry=r,
+        )
+        self.pod_health_write_errors = Counter(
+            "dory_pod_health_write_errors_total",
+            "Groups of findings on pods that the database did not take.",
+            registry=r,
+        )
+        for outcome in ("ready", "not_ready", "unreachable"):
+            self.pod_probes.labels(outcome)
         for outcome in ("recorded", "unrecorded", "locked", "shed", "anonymous"):
             self.heartbeats.labels(outcome)
         for reason in ("malformed", "unauthorized", "too_large", "incomplete"):

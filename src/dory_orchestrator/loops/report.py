@@ -9,11 +9,12 @@ import asyncio
 import os
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from struct import Struct as Packing
 
 import msgspec
 
+from dory_orchestrator.core.model import ComponentHealth, HealthStatus
 from dory_orchestrator.metrics import Family
 
 _HEADER = Packing("<QI")  # length and CRC-32 of what follows
@@ -27,11 +28,22 @@ class WatcherProgress(msgspec.Struct, frozen=True):
     error: str | None
 
 
+class ComponentReport(msgspec.Struct, frozen=True):
+    """What a checker of the control process found."""
+
+    status: HealthStatus
+    message: str
+
+
 class Report(msgspec.Struct):
-    """`written_at` is on the monotonic clock, which all processes of a machine share."""
+    """`written_at` is on the monotonic clock, which all processes of a machine share.
+
+    `components` lacks those of which nothing is known yet.
+    """
 
     written_at: float
     watcher: WatcherProgress
+    components: dict[str, ComponentReport]
     families: list[Family]
 
 
@@ -62,9 +74,14 @@ class Blackboard:
 async def keep_reporting(
     board: Blackboard,
     watcher: Callable[[], WatcherProgress],
+    components: Callable[[], Mapping[str, ComponentHealth]],
     families: Callable[[], list[Family]],
 ) -> None:
     """Write a report twice a second until cancelled."""
     while True:
-        board.write(Report(time.monotonic(), watcher(), families()))
+        found = {
+            name: ComponentReport(health.status, health.message)
+            for name, health in components().items()
+        }
+        board.write(Report(time.monotonic(), watcher(), found, families()))
         await asyncio.sleep(_WRITE_SECONDS)

@@ -1,19 +1,27 @@
-"""The watcher: reads the desired configurations on each poll and on each notification."""
+"""The watcher: reads everything that is desired, and is woken when it changes."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 from uuid import UUID
 
 from dory_orchestrator.core.changes import Changes, compare
 from dory_orchestrator.core.health import watcher
-from dory_orchestrator.core.model import ComponentHealth, ProcessorConfig
+from dory_orchestrator.core.model import ComponentHealth, Desired, ProcessorConfig
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.report import WatcherProgress
 from dory_orchestrator.metrics import Metrics
-from dory_orchestrator.ports import ConfigStore, StoreError
+from dory_orchestrator.ports import ChangeStore, FleetStore, StoreError
 
 _log = get_logger(__name__)
 _RETRY_SECONDS = 1.0
+
+
+Configs = Mapping[UUID, ProcessorConfig]
+
+
+class DesiredStore(ChangeStore, FleetStore, Protocol):
+    """What the watcher needs of the store."""
 
 
 def _now() -> float:
@@ -21,58 +29,47 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-class Watcher:
-    """Holds the newest configurations and counts what changed.
+def _compare(before: Configs, after: Configs) -> Changes:
+    # Mostly they are the same objects: the store does not make anew what has not changed.
+    return compare(
+        {key: config for key, config in before.items() if after.get(key) is not config},
+        {key: config for key, config in after.items() if before.get(key) is not config},
+    )
 
-    Notifications only wake it: what counts is what it then reads. Notifications during a
-    reading lead to exactly one more.
-    """
+
+class Watcher:
+    """Reads when it is told to, counts what changed, and knows when it last could."""
 
     def __init__(
-        self, store: ConfigStore, *, metrics: Metrics, poll_interval_seconds: float
+        self,
+        store: DesiredStore,
+        *,
+        metrics: Metrics,
+        poll_interval_seconds: float,
+        on_change: Callable[[], None],
     ) -> None:
         self._store = store
         self._metrics = metrics
         self._interval_seconds = poll_interval_seconds
-        self._wake = asyncio.Event()
-        self._configs: Mapping[UUID, ProcessorConfig] | None = None
+        self._on_change = on_change
+        self._desired: Desired | None = None
         self._succeeded_at: float | None = None
         self._error: str | None = None
 
-    async def run(self) -> None:
-        """Watch until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._poll())
-
-    async def _poll(self) -> None:
-        while True:
-            self._wake.clear()
-            delay = self._interval_seconds if await self.read() else self._retry_seconds
-            try:
-                async with asyncio.timeout(delay):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
-
-    @property
-    def _retry_seconds(self) -> float:
-        return min(_RETRY_SECONDS, self._interval_seconds)
-
-    async def read(self) -> bool:
-        """Read once; False when it failed. What was read before stays: an error is not an empty list."""
+    async def read(self) -> Desired:
+        """Read once. Raises StoreError; what was read before is no answer in its place."""
         try:
-            configs = await self._store.list_processor_configs()
+            desired = await self._store.read_desired()
         except StoreError as error:
             self._fail(error)
-            return False
+            raise
         if self._error is not None:
             _log.info("configurations are read again")
         self._error = None
         self._succeeded_at = _now()
-        self._take(configs)
+        self._take(desired)
         self._metrics.watcher_healthy.set(1)
-        return True
+        return desired
 
     def _fail(self, error: StoreError) -> None:
         self._metrics.watcher_errors.inc()
@@ -80,11 +77,11 @@ class Watcher:
             _log.warning("configurations cannot be read", error=str(error))
         self._error = str(error)
 
-    def _take(self, configs: Mapping[UUID, ProcessorConfig]) -> None:
+    def _take(self, desired: Desired) -> None:
         # The first reading is where counting begins: after a restart nothing was added.
-        changes = Changes() if self._configs is None else compare(self._configs, configs)
-        self._configs = configs
-        self._metrics.applications.set(len(configs))
+        before, self._desired = self._desired, desired
+        changes = Changes() if before is None else _compare(before.configs, desired.configs)
+        self._metrics.applications.set(len(desired.configs))
         if not changes:
             return
         counts = {
@@ -94,20 +91,25 @@ class Watcher:
         }
         for change_type, count in counts.items():
             self._metrics.config_changes.labels(change_type).inc(count)
-        _log.info("configurations changed", processors=len(configs), **counts)
+        _log.info("configurations changed", processors=len(desired.configs), **counts)
 
-    async def _listen(self) -> None:
-        """Keep listening. A lost connection costs the wake-ups of a moment: polling goes on,
-        and one reading follows each new start."""
+    async def listen(self) -> None:
+        """Wake on each notification, until cancelled. A lost connection costs the wake-ups of a
+        moment: polling goes on, and one wake-up follows each new start."""
         while True:
             try:
                 async with self._store.changes() as changes:
-                    self._wake.set()
+                    self._on_change()
                     async for _ in changes:
-                        self._wake.set()
+                        self._on_change()
             except StoreError as error:
                 _log.debug("not listening for changes", error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
+
+    @property
+    def fleet_id(self) -> str | None:
+        """Of the fleet that was read last."""
+        return self._desired.fleet_id if self._desired is not None else None
 
     @property
     def progress(self) -> WatcherProgress:

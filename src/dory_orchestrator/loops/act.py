@@ -1,0 +1,237 @@
+"""Carrying out what was granted: one call to the cluster each, bounded in number and time."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from dory_orchestrator.core.backoff import Backoff
+from dory_orchestrator.core.model import Limits
+from dory_orchestrator.core.plan import Create, Delete, Record
+from dory_orchestrator.core.reconcile import refused
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.observe import Observer
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import (
+    Cluster,
+    ClusterRefused,
+    ClusterUnavailable,
+    Event,
+    FleetStore,
+    Lease,
+    Refusal,
+    StoreError,
+)
+
+_log = get_logger(__name__)
+_CALL_SECONDS = 15.0
+_ASKING_SECONDS = 30.0
+_BACKOFF = Backoff(first_seconds=1.0, most_seconds=30.0, forgotten_after_seconds=0.0)
+_ALREADY_DONE = (Refusal.NOT_FOUND, Refusal.CONFLICT)
+CONCURRENCY = 16
+
+Work = Create | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of the loop: where its work runs, the lease it acts under, and since when it was
+    wanted, on the loop's clock."""
+
+    group: asyncio.TaskGroup
+    lease: Lease
+    woken_at: float | None
+
+
+def _now() -> float:
+    """Seconds on the event loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+class Leading(Protocol):
+    """Whether we lead."""
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease while it may be acted on."""
+        ...
+
+
+class Actor:
+    """Carries out work side by side, each processor's on its own; `acting` tells whose."""
+
+    def __init__(
+        self,
+        *,
+        store: FleetStore,
+        cluster: Cluster,
+        observer: Observer,
+        leading: Leading,
+        limits: Limits,
+        metrics: Metrics,
+        on_done: Callable[[], None],
+        concurrency: int = CONCURRENCY,
+    ) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._observer = observer
+        self._leading = leading
+        self._limits = limits
+        self._metrics = metrics
+        self._on_done = on_done
+        self._places = asyncio.Semaphore(concurrency)
+        self._acting: dict[UUID, int] = {}
+        self._unsettled: dict[UUID, int] = {}
+        self._reacted: Turn | None = None
+
+    @property
+    def acting(self) -> frozenset[UUID]:
+        """Processors that something is being done for."""
+        return frozenset(self._acting)
+
+    def start(self, turn: Turn, work: Work, failures: int) -> None:
+        """Do it in the background. `failures` are those in a row before it."""
+        key = work.processor_id
+        self._acting[key] = self._acting.get(key, 0) + 1
+        self._metrics.reconciliation_queue_depth.inc()
+        turn.group.create_task(self._do(turn, work, failures))
+
+    async def _do(self, turn: Turn, work: Work, failures: int) -> None:
+        try:
+            await self._try(turn, work, failures)
+        except StoreError as error:
+            # It was done; the next cycle finds that it is not written, and writes it.
+            _log.info("not recorded", processor_id=str(work.processor_id), error=str(error))
+        finally:
+            self._finish(work.processor_id)
+
+    async def _try(self, turn: Turn, work: Work, failures: int) -> None:
+        """Return when it is to be decided anew: it is settled, or was not for too long.
+
+        A creation without an answer may have been done. It is asked for again in its own epoch,
+        under its own name, so that there is never a second pod beside it.
+        """
+        key, until, asked = work.processor_id, _now() + _ASKING_SECONDS, False
+        while True:
+            async with self._places:
+                # Last looked at here: what was granted long ago, before we were stopped or lost
+                # the lease, is not done any more.
+                if self._leading.lease != turn.lease:
+                    _log.info("not done: the lease was lost", processor_id=str(key))
+                    return
+                self._count_reaction(turn)
+                if await self._call(turn.lease, work, failures, asked=asked):
+                    self._unsettled.pop(key, None)
+                    return
+            asked = True
+            times = self._unsettled[key] = self._unsettled.get(key, 0) + 1
+            await asyncio.sleep(_BACKOFF.delay_seconds(times))
+            if isinstance(work, Delete) or self._is_there(work) or _now() >= until:
+                return
+
+    def _count_reaction(self, turn: Turn) -> None:
+        """Of the first call of a turn."""
+        if turn.woken_at is not None and turn is not self._reacted:
+            self._metrics.reaction.observe(_now() - turn.woken_at)
+        self._reacted = turn
+
+    def _is_there(self, create: Create) -> bool:
+        observed, place = self._observer.current, (create.spec.namespace, create.spec.name)
+        return observed is not None and any(
+            (pod.namespace, pod.name) == place for pod in observed.pods.values()
+        )
+
+    def _finish(self, processor_id: UUID) -> None:
+        self._metrics.reconciliation_queue_depth.dec()
+        self._acting[processor_id] -= 1
+        if not self._acting[processor_id]:
+            del self._acting[processor_id]
+        self._on_done()
+
+    async def _call(self, lease: Lease, work: Work, failures: int, *, asked: bool) -> bool:
+        """Whether it is settled. `asked` says that it was called before."""
+        try:
+            if isinstance(work, Create):
+                await self._create(lease, work)
+            else:
+                await self._delete(work)
+        except ClusterRefused as refusal:
+            if asked and refusal.reason is Refusal.ALREADY_EXISTS:
+                # By the call before: a picture will tell.
+                return False
+            return await self._refuse(lease, work, refusal, failures)
+        except (ClusterUnavailable, TimeoutError) as error:
+            self._count_error(work)
+            _log.warning(
+                "the cluster did not answer",
+                action=_name(work),
+                processor_id=str(work.processor_id),
+                error=str(error) or f"no answer within {_CALL_SECONDS:g} s",
+            )
+            return False
+        return True
+
+    async def _create(self, lease: Lease, create: Create) -> None:
+        async with asyncio.timeout(_CALL_SECONDS):
+            pod = await self._cluster.create_pod(create.spec)
+        self._observer.created(pod)
+        _log.info(
+            "pod created",
+            processor_id=str(create.processor_id),
+            pod=pod.name,
+            epoch=create.epoch,
+            reason=create.reason,
+            detail=create.detail,
+        )
+        record = Record(create.processor_id, create.epoch, pod)
+        await self._store.record_pods(lease, [record])
+
+    async def _delete(self, delete: Delete) -> None:
+        async with asyncio.timeout(_CALL_SECONDS):
+            await self._cluster.delete_pod(delete.pod)
+        self._observer.deleted(delete.pod)
+        _log.info(
+            "pod deleted",
+            processor_id=str(delete.processor_id),
+            pod=delete.pod.name,
+            reason=delete.reason,
+            detail=delete.detail,
+        )
+
+    async def _refuse(
+        self, lease: Lease, work: Work, refusal: ClusterRefused, failures: int
+    ) -> bool:
+        """Whether it is settled: a creation is, as its next try is written with a moment."""
+        if isinstance(work, Delete) and refusal.reason in _ALREADY_DONE:
+            return True
+        self._count_error(work)
+        _log.warning(
+            "the cluster refused",
+            action=_name(work),
+            processor_id=str(work.processor_id),
+            reason=refusal.reason,
+            error=str(refusal),
+        )
+        event = Event(
+            f"{_name(work)}_refused",
+            refusal.reason,
+            str(refusal),
+            work.processor_id,
+            pod_name=work.spec.name if isinstance(work, Create) else work.pod.name,
+            epoch=work.epoch,
+        )
+        if isinstance(work, Create):
+            self._metrics.pod_creation_errors.labels(refusal.reason).inc()
+            failure = refused(work, str(refusal), failures, self._limits)
+            await self._store.grant(lease, [failure])
+        await self._store.record_events(lease, [event])
+        return isinstance(work, Create)
+
+    def _count_error(self, work: Work) -> None:
+        kind = "pod_creation" if isinstance(work, Create) else "pod_deletion"
+        self._metrics.reconciliation_errors.labels(kind).inc()
+
+
+def _name(work: Work) -> str:
+    return type(work).__name__.lower()

@@ -1,0 +1,122 @@
+"""The newest picture of the cluster, and whether the cluster answers."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from dory_orchestrator.core.backoff import Backoff
+from dory_orchestrator.core.health import INTERVALS_UNTIL_UNHEALTHY, by_age
+from dory_orchestrator.core.model import ComponentHealth, HealthStatus, Observation, Pod
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.ports import Cluster, ClusterError
+
+_log = get_logger(__name__)
+_CHECK_SECONDS = 2.0
+_EXPECTED_SECONDS = 5.0
+_BACKOFF = Backoff(first_seconds=0.2, most_seconds=10.0, forgotten_after_seconds=30.0)
+
+
+def _now() -> float:
+    """Seconds on the event loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+class Observer:
+    """Keeps up with a cluster. `current` is None while it cannot: then nothing may be decided."""
+
+    def __init__(self, cluster: Cluster, on_change: Callable[[], None]) -> None:
+        self._cluster = cluster
+        self._on_change = on_change
+        self._current: Observation | None = None
+        self._version = ""
+        self._answered_at: float | None = None
+        self._error: str | None = None
+        self._created: dict[str, tuple[float, Pod]] = {}
+        self._deleted: dict[str, float] = {}
+
+    @property
+    def current(self) -> Observation | None:
+        """The cluster as it is now, as far as we know; None while the stream is broken.
+
+        With what we did ourselves a moment ago, also before the stream tells of it: else the
+        same would be decided once more.
+        """
+        if self._current is None or not (self._created or self._deleted):
+            return self._current
+        pods, now = dict(self._current.pods), _now()
+        for uid, (until, pod) in self._created.items():
+            if until > now:
+                pods.setdefault(uid, pod)
+        for uid, until in self._deleted.items():
+            if uid in pods and until > now:
+                pods[uid] = replace(pods[uid], terminating=True, ready=False)
+        return Observation(self._current.nodes, pods)
+
+    def created(self, pod: Pod) -> None:
+        """A pod was created: it is there until a picture tells."""
+        self._created[pod.uid] = (_now() + _EXPECTED_SECONDS, pod)
+
+    def deleted(self, pod: Pod) -> None:
+        """A pod's deletion was accepted: it terminates, also while a picture says otherwise."""
+        self._deleted[pod.uid] = _now() + _EXPECTED_SECONDS
+
+    def _take(self, picture: Observation) -> None:
+        """An expectation ends with a picture that fulfils it, or when its time is over: then
+        the pod was gone before any picture showed it."""
+        now, seen = _now(), picture.pods
+        self._created = {
+            uid: (until, pod)
+            for uid, (until, pod) in self._created.items()
+            if uid not in seen and until > now
+        }
+        self._deleted = {
+            uid: until
+            for uid, until in self._deleted.items()
+            if uid in seen and not seen[uid].terminating and until > now
+        }
+        self._current = picture
+        self._on_change()
+
+    async def run(self) -> None:
+        """Observe until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._keep_asking())
+
+    async def _follow(self) -> None:
+        failures = 0
+        while True:
+            began_at = _now()
+            try:
+                async with self._cluster.observe() as pictures:
+                    async for picture in pictures:
+                        self._take(picture)
+                error = "the stream ended"
+            except ClusterError as broken:
+                error = str(broken)
+            if self._current is not None:
+                _log.warning("the cluster cannot be observed", error=error)
+            # What was seen last is no picture of now: a pod that is not in it may well run.
+            self._current = None
+            failures = _BACKOFF.count(failures, _now() - began_at)
+            await asyncio.sleep(_BACKOFF.delay_seconds(failures))
+
+    async def _keep_asking(self) -> None:
+        while True:
+            try:
+                self._version = await self._cluster.version()
+                self._answered_at, self._error = _now(), None
+            except ClusterError as error:
+                self._error = str(error)
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    def health(self) -> ComponentHealth | None:
+        """The component `kubernetes`; None before the first answer or error."""
+        if self._answered_at is None and self._error is None:
+            return None
+        age = None if self._answered_at is None else _now() - self._answered_at
+        limit_seconds = INTERVALS_UNTIL_UNHEALTHY * _CHECK_SECONDS
+        health = by_age(age, limit_seconds, never="the cluster never answered", error=self._error)
+        if health.status is not HealthStatus.HEALTHY:
+            return health
+        return ComponentHealth(HealthStatus.HEALTHY, f"{self._version} answers")

@@ -1,0 +1,231 @@
+"""The loop: snapshot, compute, grant, act, record. It decides nothing itself.
+
+Notifications, changes of the cluster and the poll interval only wake it; what counts is what
+it then reads. Wakes during a cycle lead to exactly one more.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from dory_orchestrator.core import guard
+from dory_orchestrator.core.backoff import Backoff
+from dory_orchestrator.core.model import Desired, Limits, Observation, Snapshot
+from dory_orchestrator.core.plan import Create, Delete, Plan, Record
+from dory_orchestrator.core.reconcile import compute
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.act import Actor, Turn
+from dory_orchestrator.loops.lead import Leadership
+from dory_orchestrator.loops.observe import Observer
+from dory_orchestrator.loops.show import Display
+from dory_orchestrator.loops.wake import Wake
+from dory_orchestrator.loops.watch import Watcher
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import (
+    Action,
+    Cluster,
+    FleetStore,
+    LeaseLost,
+    StoreBusy,
+    StoreDataError,
+    StoreError,
+)
+
+_log = get_logger(__name__)
+_GRANTS_MAX = 1_000
+_BUCKET_SECONDS = 10.0
+_FAULTS_MAX = 20
+_REST_SHARE = 0.5
+_BACKOFF = Backoff(first_seconds=0.5, most_seconds=15.0, forgotten_after_seconds=0.0)
+
+T = TypeVar("T", Record, Action)
+
+
+def _now() -> float:
+    """Seconds on the event loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+class History:
+    """The counts of desired processors of the last ten minutes, for the deletion guard."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, dict[str, int]] = {}
+
+    def add(self, at: float, counts: dict[str, int]) -> None:
+        """Remember counts; older ones than the guard looks at are dropped."""
+        bucket = int(at / _BUCKET_SECONDS)
+        self._buckets[bucket] = guard.most((self._buckets.get(bucket, {}), counts))
+        oldest = int((at - guard.HISTORY_SECONDS) / _BUCKET_SECONDS)
+        for old in [number for number in self._buckets if number < oldest]:
+            del self._buckets[old]
+
+    def most(self) -> dict[str, int]:
+        """The highest count of each group."""
+        return guard.most(self._buckets.values())
+
+
+class Reconciler:
+    """Brings about what is desired, while this process leads; else it only reads."""
+
+    def __init__(
+        self,
+        *,
+        store: FleetStore,
+        cluster: Cluster,
+        watcher: Watcher,
+        observer: Observer,
+        leadership: Leadership,
+        limits: Limits,
+        metrics: Metrics,
+        wake: Wake,
+        poll_interval_seconds: float,
+    ) -> None:
+        self._store = store
+        self._watcher = watcher
+        self._observer = observer
+        self._leadership = leadership
+        self._limits = limits
+        self._metrics = metrics
+        self._wake = wake
+        self._interval_seconds = poll_interval_seconds
+        self._refusals = 0
+        self._faults = 0
+        self._history = History()
+        self._display = Display(store, metrics)
+        self._actor = Actor(
+            store=store,
+            cluster=cluster,
+            observer=observer,
+            leading=leadership,
+            limits=limits,
+            metrics=metrics,
+            on_done=wake.set,
+        )
+
+    async def run(self) -> None:
+        """Go on until cancelled. An expected error ends a cycle; any other ends the process."""
+        async with asyncio.TaskGroup() as group:
+            failures = 0
+            while True:
+                woken_at = self._wake.take()
+                began_at = _now()
+                delay, failed = await self._try_cycle(group, woken_at)
+                failures = failures + 1 if failed else 0
+                if failed:
+                    await asyncio.sleep(_BACKOFF.delay_seconds(failures))
+                else:
+                    # A storm of changes must leave time for everything else in this process.
+                    await asyncio.sleep((_now() - began_at) * _REST_SHARE)
+                    await self._wake.wait(delay)
+
+    async def _try_cycle(
+        self, group: asyncio.TaskGroup, woken_at: float | None
+    ) -> tuple[float, bool]:
+        """How long to wait for the next one, and whether this one failed."""
+        try:
+            with self._metrics.reconciliation_duration.time():
+                return await self._cycle(group, woken_at), False
+        except LeaseLost as error:
+            _log.info("the cycle ends", error=str(error))
+            self._leadership.lost()
+            return self._interval_seconds, False
+        except StoreError as error:
+            self._metrics.reconciliation_errors.labels("general").inc()
+            _log.warning("the cycle failed", error=str(error))
+            return self._interval_seconds, True
+
+    async def _cycle(self, group: asyncio.TaskGroup, woken_at: float | None) -> float:
+        """Returns how long to wait for the next one."""
+        # Before the reading: what ends during it may be done and not yet be in what is read.
+        acting = self._actor.acting
+        desired = await self._watcher.read()
+        lease, observed = self._leadership.lease, self._observer.current
+        if lease is None or observed is None:
+            # Without a lease another acts; without a picture nothing may be decided.
+            return self._interval_seconds
+        plan = self._compute(desired, observed, acting)
+        turn = Turn(group, lease, woken_at)
+        refused = await self._carry_out(turn, plan, desired)
+        await self._display.show(lease, plan, observed, desired)
+        self._refusals = self._refusals + 1 if refused else 0
+        if refused:
+            return _BACKOFF.delay_seconds(self._refusals)
+        until_due = self._interval_seconds if plan.wake_at is None else plan.wake_at - desired.now
+        return min(self._interval_seconds, until_due)
+
+    def _compute(self, desired: Desired, observed: Observation, acting: frozenset[UUID]) -> Plan:
+        snapshot = Snapshot(
+            desired=desired,
+            observed=observed,
+            acting=acting,
+            desired_most=self._history.most(),
+        )
+        with self._metrics.reconciliation_compute_duration.time():
+            plan = compute(snapshot, self._limits)
+        self._history.add(_now(), dict(plan.desired_counts))
+        return plan
+
+    async def _carry_out(self, turn: Turn, plan: Plan, desired: Desired) -> int:
+        """Returns how much was not granted or not written: it is decided anew, never forced."""
+
+        async def record(records: Sequence[Record]) -> int:
+            await self._store.record_pods(turn.lease, records)
+            return 0
+
+        async def grant(actions: Sequence[Action]) -> int:
+            return await self._grant(turn, actions, desired)
+
+        self._faults = 0
+        refused = await self._apart(plan.records, record) if plan.records else 0
+        actions = plan.actions
+        for start in range(0, len(actions), _GRANTS_MAX):
+            refused += await self._apart(actions[start : start + _GRANTS_MAX], grant)
+        return refused
+
+    async def _apart(
+        self, items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[int]]
+    ) -> int:
+        """Write items together. What the database cannot write is halved until it stands alone:
+        a row that somebody else holds must not stop the fleet.
+        """
+        try:
+            return await write(items)
+        except (StoreBusy, StoreDataError) as error:
+            if self._faults >= _FAULTS_MAX:
+                raise
+            if len(items) == 1:
+                self._faults += 1
+                self._metrics.reconciliation_errors.labels("general").inc()
+                processor_id = str(items[0].processor_id)
+                _log.warning("cannot be written", processor_id=processor_id, error=str(error))
+                return 1
+        half = len(items) // 2
+        return await self._apart(items[:half], write) + await self._apart(items[half:], write)
+
+    async def _grant(self, turn: Turn, actions: Sequence[Action], desired: Desired) -> int:
+        granted = await self._store.grant(turn.lease, actions)
+        for action, is_granted in zip(actions, granted, strict=True):
+            self._count(action, is_granted)
+            if is_granted and isinstance(action, Create | Delete):
+                own = desired.ownership.get(action.processor_id)
+                self._actor.start(turn, action, own.failures if own is not None else 0)
+            elif is_granted:
+                _log.info(
+                    type(action).__name__.lower(),
+                    processor_id=str(action.processor_id),
+                    reason=action.reason,
+                    detail=action.detail,
+                )
+                # What was only written has no end that wakes the loop.
+                self._wake.set()
+        if not all(granted):
+            _log.info("refused by the store", actions=granted.count(False))
+        return granted.count(False)
+
+    def _count(self, action: Action, is_granted: bool) -> None:
+        outcome = "granted" if is_granted else "refused"
+        self._metrics.actions.labels(type(action).__name__.lower(), action.reason, outcome).inc()
+        if is_granted and isinstance(action, Create):
+            self._metrics.scheduling_decisions.labels(action.choice.decision).inc()

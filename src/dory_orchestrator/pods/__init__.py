@@ -1,0 +1,1 @@
+"""HTTP called on pods."""
