@@ -13,6 +13,10 @@ from dory_orchestrator.cli import main, revision_text
 from dory_orchestrator.settings import SECRETS, Settings, environment_name, flag_name
 
 FIELDS = tuple(Settings.model_fields)
+SETTLED_IN_DEV = (
+    *("config_db", "kubeconfig", "local_dir", "metrics_address", "metrics_port"),
+    *("cluster", "role"),
+)
 # Whatever the shell of the developer says.
 NO_SETTINGS: dict[str, str | None] = {environment_name(name): None for name in FIELDS}
 
@@ -58,9 +62,10 @@ def test_help_of_run_tells_every_setting() -> None:
 
 def test_dev_has_no_option_for_what_it_settles_itself() -> None:
     text = call("dev", "--help").stdout
-    settled = ("config_db", "kubeconfig", "metrics_address", "metrics_port", "cluster", "role")
     for name in FIELDS:
-        assert (f"{flag_name(name)} " in text) is (name not in settled)
+        assert (f"{flag_name(name)} " in text or f"{flag_name(name)} /" in text) is (
+            name not in SETTLED_IN_DEV
+        )
 
 
 class TestPrintConfig:
@@ -103,7 +108,7 @@ class TestPrintConfig:
         environ = {environment_name(name): SAMPLES[name].environment for name in SECRETS}
         result = call("run", "--print-config", **environ)
         assert result.exit_code == 0
-        for secret in ("geheim", "env-token", "env-old"):
+        for secret in ("geheim", "env-token", "env-old", "env-operator"):
             assert secret not in result.output
 
 
@@ -119,7 +124,9 @@ class TestBadSettings:
         )
         assert "geheim" not in result.output
 
-    @pytest.mark.parametrize("name", [name for name in FIELDS if name != "enable_monitor"])
+    @pytest.mark.parametrize(
+        "name", [name for name in FIELDS if Settings.model_fields[name].annotation is not bool]
+    )
     def test_of_a_flag(self, name: str) -> None:
         result = call("run", flag_name(name), SAMPLES[name].bad)
         assert_refused(result, f"{name}: ", f"(from flag {flag_name(name)}): ")
@@ -154,12 +161,18 @@ class TestDev:
     def test_missing_fleet(self, tmp_path: Path) -> None:
         assert_refused(call("dev", "--fleet", str(tmp_path / "none.yaml")), "--fleet", "none.yaml")
 
-    @pytest.mark.parametrize("content", ["nodes: []", "{}", "# fleet\nx", "- a\n"])
-    def test_fleet_that_says_something(self, tmp_path: Path, content: str) -> None:
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            ("nodes: 7", "fleet.yaml:1: nodes"),
+            ("# fleet\nx", "fleet.yaml:2"),
+            ("processors:\n  - {name: mine, comand: x}\n", "fleet.yaml:2: processors[0].comand"),
+        ],
+    )
+    def test_mistake_in_a_fleet(self, tmp_path: Path, content: str, told: str) -> None:
         file = tmp_path / "fleet.yaml"
         file.write_text(content, encoding="utf-8")
-        result = call("dev", "--fleet", str(file))
-        assert_refused(result, "loading a fleet is not supported yet: ", str(file))
+        assert_refused(call("dev", "--fleet", str(file)), "dory-orchestrator: ", told)
 
     @pytest.mark.parametrize("content", ["", "\n  \n", "# nodes: []\n\n  # none\n"])
     def test_empty_fleet_is_accepted(self, tmp_path: Path, content: str) -> None:
@@ -172,8 +185,7 @@ class TestDev:
 
     def test_what_it_settles_itself_is_not_read(self) -> None:
         """Bad values of the environment for these would be told beside that of the level."""
-        settled = ("config_db", "kubeconfig", "metrics_address", "metrics_port", "cluster", "role")
-        environ = {environment_name(name): SAMPLES[name].bad for name in settled}
+        environ = {environment_name(name): SAMPLES[name].bad for name in SETTLED_IN_DEV}
         result = call("dev", "--log-level", "loud", **environ)
         assert_refused(result)
         assert len(result.stderr.splitlines()) == 1

@@ -54,6 +54,10 @@ SAMPLES = {
     "role": Sample("api", "control", "api", "spectator"),
     "state_token": Sample("env-token", "flag-token", "file-token", "geheim with spaces"),
     "state_token_previous": Sample("env-old", "flag-old", "file-old", "geheim\n"),
+    "operator_token": Sample("env-operator", "flag-operator", "file-operator", "geheim\t"),
+    "require_state_token": Sample("true", False, True, "perhaps"),
+    "local_dir": Sample("/env/dory", "/flag/dory", "/file/dory", "/with\nline"),
+    "deletion_guard_seconds": Sample("11s", "12s", "13s", "9s"),
     "database_pool_size": Sample("11", "12", 13, "1"),
     "database_timeout": Sample("1s", "1.5s", "3s", "61s"),
     "heartbeat_timeout": Sample("1s", "1.5s", "3s", "5s"),
@@ -488,7 +492,7 @@ class TestSecrets:
         fields = Settings.model_fields.items()
         assert {name for name, field in fields if "SecretStr" in repr(field.annotation)} == SECRETS
 
-    @pytest.mark.parametrize("secret", ["geheim", "env-token", "env-old"])
+    @pytest.mark.parametrize("secret", ["geheim", "env-token", "env-old", "env-operator"])
     def test_in_no_text(self, secret: str) -> None:
         loaded = self.everything()
         texts = (printed(loaded), repr(loaded), str(loaded.settings))

@@ -6,8 +6,10 @@ Exit codes: 0 fine, 1 the work failed, 2 the call or a setting is wrong.
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from uuid import UUID
 
 import click
 
@@ -35,10 +37,20 @@ _FIXED_IN_DEV: Mapping[str, object] = {
     "kubeconfig": None,
     "metrics_address": "127.0.0.1",
     "cluster": "local",
+    "local_dir": None,
     "role": "all",
 }
 _SETTLED_IN_DEV = {*_FIXED_IN_DEV, "metrics_port"}
 _OF_MIGRATIONS = ("config_db", "log_level", "log_format")
+
+_LATE: Mapping[str, str] = {
+    "events": "dory_orchestrator.commands.operate:events_command",
+    "fleet": "dory_orchestrator.commands.fleet:fleet_group",
+    "guard": "dory_orchestrator.commands.operate:guard_group",
+    "local": "dory_orchestrator.commands.local:local_group",
+    "nodes": "dory_orchestrator.commands.operate:nodes_command",
+    "processors": "dory_orchestrator.commands.operate:processors_command",
+}
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -76,7 +88,21 @@ def _metavar(name: str) -> str:
     return "|".join(choices(name)) or words.get(Settings.model_fields[name].annotation, "TEXT")
 
 
-@click.group()
+class _Late(click.Group):
+    """A group whose larger commands are imported when they are called: --version stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_LATE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _LATE:
+            return super().get_command(ctx, cmd_name)
+        module, name = _LATE[cmd_name].split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(cls=_Late)
 @_version_option
 def main() -> None:
     """Keeps stateful processors alive across edge and cloud."""
@@ -123,20 +149,22 @@ def run_command(config: str | None, print_config: bool, **flags: object) -> None
 @click.option(
     "--fleet",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Fleet to load. An empty file: an empty fleet.",
+    help="Fleet to load. An empty file: an empty fleet. Without it: an example, the first time.",
 )
+@click.option("--watch", is_flag=True, help="Restart a pod when its source is saved.")
 @_setting_options(name for name in Settings.model_fields if name not in _SETTLED_IN_DEV)
-def dev_command(data_dir: Path, port: int, fleet: Path | None, **flags: object) -> None:
-    """Run everything on this machine, with a database of its own."""
-    if fleet is not None and not _is_empty(fleet):
-        _exit(_WRONG_CALL, f"loading a fleet is not supported yet: {fleet} is not empty")
+def dev_command(
+    data_dir: Path, port: int, fleet: Path | None, watch: bool, **flags: object
+) -> None:
+    """Run everything on this machine, with a database and a cluster of its own."""
+    _check_fleet(fleet)
     variables = {environment_name(name) for name in _SETTLED_IN_DEV}
     environ = {name: value for name, value in os.environ.items() if name not in variables}
     settings = _load({**flags, **_FIXED_IN_DEV, "metrics_port": port}, environ, None).settings
     _configure_logs(settings)
-    from dory_orchestrator.app.dev import dev
+    from dory_orchestrator.app.dev import Wishes, dev
 
-    sys.exit(dev(settings, data_dir, port))
+    sys.exit(dev(settings, Wishes(data_dir, port, fleet, watch)))
 
 
 @main.group("db")
@@ -200,13 +228,17 @@ def _configure_logs(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format)
 
 
-def _is_empty(file: Path) -> bool:
-    """Whether a YAML file says nothing: blank lines and comments."""
+def _check_fleet(file: Path | None) -> None:
+    """A mistake in the file is told before anything is started."""
+    if file is None:
+        return
+    from dory_orchestrator.fleet_file import FleetFileError
+    from dory_orchestrator.fleet_file import load as load_fleet
+
     try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        _exit(_WRONG_CALL, f"{file}: cannot be read: {error.strerror}")
-    return all(not line.strip() or line.lstrip().startswith(b"#") for line in lines)
+        load_fleet(file, UUID(int=0))
+    except FleetFileError as error:
+        _exit(_WRONG_CALL, *error.problems)
 
 
 def _exit(code: int, *problems: str) -> NoReturn:

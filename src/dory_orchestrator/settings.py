@@ -29,7 +29,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-SECRETS = frozenset({"config_db", "state_token", "state_token_previous"})
+SECRETS = frozenset({"config_db", "state_token", "state_token_previous", "operator_token"})
 """Settings whose values appear nowhere in clear."""
 
 _ENVIRONMENT_NAMES = {"config_db": "DORY_DATABASE_URL", "kubeconfig": "KUBECONFIG"}
@@ -196,6 +196,21 @@ class Settings(BaseModel):
     )
     state_token_previous: _Token | None = Field(
         default=None, description="Also accepted while the state token is rotated."
+    )
+    operator_token: _Token | None = Field(
+        default=None,
+        description="Bearer token of operators, to change the fleet. Without it: open to all.",
+    )
+    require_state_token: bool = Field(
+        default=True,
+        description="Demand the state token on the edge API. Off: pods have it, and it is open.",
+    )
+    local_dir: _Path = Field(
+        default=".dory", description="Data directory of the local cluster (cluster local)."
+    )
+    deletion_guard_seconds: Annotated[float, _duration(10, 86_400)] | None = Field(
+        default=None,
+        description="Longest hold of the deletion guard, if not to nothing (10s to 24h).",
     )
     database_pool_size: _Integer = Field(
         default=5,

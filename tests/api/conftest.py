@@ -8,9 +8,11 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from tests.doubles import MemoryStore, Processor
+from tests.views_double import MemoryViews
 
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
+from dory_orchestrator.api.fleet import FleetApi
 from dory_orchestrator.api.group_commit import HeartbeatRecorder
 from dory_orchestrator.api.health import Health, database_check
 from dory_orchestrator.api.service import build
@@ -29,6 +31,7 @@ class Service:
     store: MemoryStore
     health: Health
     metrics: Metrics
+    views: MemoryViews
 
     def processor(self, **values: object) -> UUID:
         key = uuid4()
@@ -50,16 +53,26 @@ def tokens() -> tuple[str, ...]:
 
 
 @pytest.fixture
-async def service(tokens: tuple[str, ...]) -> AsyncIterator[Service]:
+def operator_tokens() -> tuple[str, ...]:
+    """Override to ask operators for a token."""
+    return ()
+
+
+@pytest.fixture
+async def service(
+    tokens: tuple[str, ...], operator_tokens: tuple[str, ...]
+) -> AsyncIterator[Service]:
     store, metrics = MemoryStore(), Metrics()
     recorder = HeartbeatRecorder(store, metrics=metrics)
     health = Health(metrics)
     health.add("database", database_check(store), readiness=True)
     edge = EdgeApi(recorder=recorder, nodes=store, tokens=Tokens(tokens), metrics=metrics)
-    app = build(health=health, render_metrics=metrics.render, edge=edge)
+    views = MemoryViews()
+    fleet = FleetApi(views, tokens=Tokens(operator_tokens), cluster="local")
+    app = build(health=health, render_metrics=metrics.render, edge=edge, fleet=fleet)
     recording = asyncio.create_task(recorder.run())
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://orchestrator") as http:
-        yield Service(http, store, health, metrics)
+        yield Service(http, store, health, metrics, views)
     recorder.close()
     await recording

@@ -11,11 +11,14 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tests.api.conftest import DECOMMISSION
+from tests.contract.fleet_worlds import MemoryFleet
 from tests.doubles import MemoryStore
 
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
+from dory_orchestrator.api.fleet import FleetApi
 from dory_orchestrator.api.group_commit import Answer, HeartbeatRecorder
 from dory_orchestrator.api.health import Health, database_check
 from dory_orchestrator.api.service import build
@@ -63,7 +66,24 @@ def _application() -> Any:
     health.mark_ready()
     recorder = PromptRecorder(store, metrics=metrics)
     edge = EdgeApi(recorder=recorder, nodes=store, tokens=Tokens(()), metrics=metrics)
-    return build(health=health, render_metrics=metrics.render, edge=edge)
+    fleet = FleetApi(_fleet().views, tokens=Tokens(()), cluster="local")
+    return build(health=health, render_metrics=metrics.render, edge=edge, fleet=fleet)
+
+
+def _fleet() -> MemoryFleet:
+    """Something of everything, so that answers hold values."""
+
+    async def fill() -> MemoryFleet:
+        world = MemoryFleet()
+        key = await world.add_processor("a", state="running", node="edge-1", epoch=1)
+        await world.add_processor("b", state="held", reason="guard_held")
+        await world.add_processor("c", state="held", reason="epoch_ahead", pod_epoch=2)
+        await world.add_node("edge-1", kind="edge", organization_id=key, utilisation=0.5)
+        await world.tell("create", "not_running", processor_id=key)
+        await world.hold(all=1)
+        return world
+
+    return asyncio.run(fill())
 
 
 schema = schemathesis.openapi.from_asgi(
@@ -74,10 +94,12 @@ schema = schemathesis.openapi.from_asgi(
 @schema.hook
 def filter_body(_context: schemathesis.HookContext, body: Any) -> bool:
     """JSON Schema cannot tell 1.0 from 1; Go, whose clients we have, and msgspec can."""
-    integers = ("epoch", "state_size_bytes")
-    return not isinstance(body, dict) or not any(
-        isinstance(body.get(field), float) for field in integers
-    )
+    if not isinstance(body, dict):
+        return True
+    groups = body.get("groups")
+    counts = groups.values() if isinstance(groups, dict) else ()
+    integers = (body.get("epoch"), body.get("state_size_bytes"), *counts)
+    return not any(isinstance(number, float) for number in integers)
 
 
 @pytest.mark.timeout(60)
@@ -90,4 +112,6 @@ def filter_body(_context: schemathesis.HookContext, body: Any) -> bool:
     suppress_health_check=list(HealthCheck),
 )
 def test_the_document_is_true(case: schemathesis.Case[Any]):
-    case.call_and_validate()
+    # The document cannot tell which cursors there are: they come from answers.
+    refusable = isinstance(case.query, dict) and "cursor" in case.query
+    case.call_and_validate(excluded_checks=[positive_data_acceptance] if refusable else [])

@@ -148,7 +148,7 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise BodyError(_named(str(error))) from error
+        raise BodyError(named(str(error))) from error
     except msgspec.DecodeError as error:
         raise BodyError(f"body: {error}") from error
     except UnicodeDecodeError as error:
@@ -158,7 +158,7 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise BodyError("body: nested too deeply") from error
 
 
-def _named(text: str) -> str:
+def named(text: str) -> str:
     """`Expected ... - at `$.field`` with the field in front."""
     message, separator, place = text.partition(" - at `$.")
     if separator:

@@ -1,7 +1,7 @@
 """`/openapi.json` and `/docs`, generated from the types that the handlers use."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -11,12 +11,15 @@ from starlette.responses import Response
 from dory_orchestrator import __version__
 from dory_orchestrator.api.asgi import encode
 from dory_orchestrator.api.bodies import ErrorAnswer
+from dory_orchestrator.api.parameters import described as describe_parameters
 
 _ERROR_TEXT = {
-    400: "The body is not what it must be; the error names the field.",
+    400: "The body or a parameter is not what it must be; the error names it.",
     401: "A bearer token is needed, and this is none.",
+    403: "A page of another site may not do this.",
+    404: "It is not known.",
     408: "The request took too long to arrive.",
-    409: "The name stands in several organizations.",
+    409: "It contradicts what is stored; the error says how.",
     413: "The body is larger than 64 KiB.",
     431: "The headers are larger than 32 KiB.",
     500: "No edge node has this name.",
@@ -53,8 +56,10 @@ class Operation:
     request: Any = None
     errors: Sequence[int] = ()
     media_type: str = "application/json"
-    secured: bool = False
-    headers: dict[int, dict[str, str]] = field(default_factory=dict)
+    security: str | None = None
+    """The scheme of the token that it needs, when one is set."""
+    path_type: Any = None
+    query_type: Any = None
 
 
 def describe(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -91,7 +96,12 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "DORY_STATE_TOKEN, when one is set.",
-                }
+                },
+                "operatorToken": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "DORY_OPERATOR_TOKEN, when one is set.",
+                },
             },
         },
     }
@@ -124,10 +134,20 @@ def _operation(operation: Operation, by_type: dict[Any, Any]) -> dict[str, Any]:
             "required": True,
             "content": _content("application/json", by_type[operation.request]),
         }
-    if operation.secured:
+    if parameters := _parameters(operation):
+        described["parameters"] = parameters
+    if operation.security is not None:
         # Either with the token or, when none is set, without.
-        described["security"] = [{"stateToken": []}, {}]
+        described["security"] = [{operation.security: []}, {}]
     return described
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    of_path, of_query = operation.path_type, operation.query_type
+    return [
+        *(describe_parameters(of_path, "path") if of_path else []),
+        *(describe_parameters(of_query, "query") if of_query else []),
+    ]
 
 
 def _content(media_type: str, schema: Any) -> dict[str, Any]:
@@ -160,7 +180,11 @@ def _kind(schema: dict[str, Any]) -> str:
         return str(schema["$ref"]).rsplit("/", 1)[-1]
     if "anyOf" in schema:
         return " or ".join(_kind(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return " or ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema['items'])}"
     kind = str(schema.get("format") or schema.get("type", "any"))
-    if "additionalProperties" in schema:
+    if isinstance(schema.get("additionalProperties"), dict):
         return f"object of {_kind(schema['additionalProperties'])}"
     return kind

@@ -20,6 +20,22 @@ from dory_orchestrator.api.bodies import (
     HeartbeatAnswer,
 )
 from dory_orchestrator.api.edge import EdgeApi
+from dory_orchestrator.api.fleet import FleetApi, guarded
+from dory_orchestrator.api.fleet_bodies import (
+    AdoptAnswer,
+    AdoptRequest,
+    ConfirmRequest,
+    EventsAnswer,
+    EventsQuery,
+    GuardAnswer,
+    NodesAnswer,
+    NodesQuery,
+    ProcessorAnswer,
+    ProcessorPath,
+    ProcessorsAnswer,
+    ProcessorsQuery,
+    SummaryAnswer,
+)
 from dory_orchestrator.api.health import Health
 from dory_orchestrator.api.openapi import Operation, describe, document_response, page_response
 from dory_orchestrator.metrics import CONTENT_TYPE
@@ -39,11 +55,22 @@ class _Asgi:
         await self._app(scope, receive, send)
 
 
-def build(*, health: Health, render_metrics: Callable[[], bytes], edge: EdgeApi | None) -> ASGIApp:
-    """The ASGI application. Without `edge` it serves probes and metrics only."""
-    table = _probes(health, render_metrics)
-    if edge is not None:
-        table = [*_edge(edge), *table]
+def build(
+    *,
+    health: Health,
+    render_metrics: Callable[[], bytes],
+    edge: EdgeApi | None,
+    fleet: FleetApi | None = None,
+) -> ASGIApp:
+    """The ASGI application. Without `edge` and `fleet` it serves probes and metrics only.
+
+    Heartbeats stand first: the router tries one path after the other.
+    """
+    table = [
+        *(_edge(edge) if edge is not None else ()),
+        *_probes(health, render_metrics),
+        *(_fleet(fleet) if fleet is not None else ()),
+    ]
     document = describe([operation for operation, _ in table])
     routes = [_route(operation, handler) for operation, handler in table]
     routes += [_get("/openapi.json", lambda: document_response(document))]
@@ -77,7 +104,7 @@ def _edge(edge: EdgeApi) -> Sequence[tuple[Operation, Any]]:
                 {200: HeartbeatAnswer},
                 request=Heartbeat,
                 errors=_REQUEST_ERRORS,
-                secured=True,
+                security="stateToken",
             ),
             _Asgi(edge.heartbeat),
         ),
@@ -91,7 +118,7 @@ def _edge(edge: EdgeApi) -> Sequence[tuple[Operation, Any]]:
                 {201: EdgeNodeAnswer},
                 request=EdgeNodeRequest,
                 errors=(*_REQUEST_ERRORS, 503),
-                secured=True,
+                security="stateToken",
             ),
             edge.register,
         ),
@@ -104,9 +131,126 @@ def _edge(edge: EdgeApi) -> Sequence[tuple[Operation, Any]]:
                 {200: DecommissionAnswer},
                 request=DecommissionRequest,
                 errors=(*_REQUEST_ERRORS, 409, 500, 503),
-                secured=True,
+                security="stateToken",
             ),
             edge.decommission,
+        ),
+    ]
+
+
+def _fleet(fleet: FleetApi) -> Sequence[tuple[Operation, Any]]:
+    return [
+        *((operation, guarded(handler)) for operation, handler in _views(fleet)),
+        *((operation, guarded(handler)) for operation, handler in _decisions(fleet)),
+    ]
+
+
+def _views(fleet: FleetApi) -> Sequence[tuple[Operation, Handler]]:
+    return [
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/nodes",
+                "List nodes",
+                "The cluster's nodes and the platform's edge nodes, joined by name.",
+                {200: NodesAnswer},
+                errors=(400, 503),
+                query_type=NodesQuery,
+            ),
+            fleet.nodes,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/processors",
+                "List processors",
+                "Desired processors, and those that are still being removed or held, each with"
+                " its state and the reason for it.",
+                {200: ProcessorsAnswer},
+                errors=(400, 503),
+                query_type=ProcessorsQuery,
+            ),
+            fleet.processors,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/processors/{id}",
+                "Show a processor",
+                "One processor with its last events.",
+                {200: ProcessorAnswer},
+                errors=(400, 404, 503),
+                path_type=ProcessorPath,
+            ),
+            fleet.processor,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/events",
+                "List events",
+                "Every action and its reason, the newest first; with `after` the oldest first,"
+                " to follow what happens.",
+                {200: EventsAnswer},
+                errors=(400, 503),
+                query_type=EventsQuery,
+            ),
+            fleet.events,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/guard",
+                "Show what waits for an operator",
+                "What the deletion guard holds, frozen processors, and pods of other fleets.",
+                {200: GuardAnswer},
+                errors=(400, 503),
+            ),
+            fleet.guard,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/summary",
+                "Show the fleet in a few numbers",
+                "Counts of processors and nodes, who leads, and whether anything is held.",
+                {200: SummaryAnswer},
+                errors=(400, 503),
+            ),
+            fleet.summary,
+        ),
+    ]
+
+
+def _decisions(fleet: FleetApi) -> Sequence[tuple[Operation, Handler]]:
+    errors = (*_REQUEST_ERRORS, 403, 409, 503)
+    return [
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/guard/confirm",
+                "Confirm the deletion guard",
+                "Accepts the present counts of desired processors: what is held is deleted.",
+                {200: GuardAnswer},
+                request=ConfirmRequest,
+                errors=errors,
+                security="operatorToken",
+            ),
+            fleet.confirm,
+        ),
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/guard/adopt",
+                "Adopt frozen processors",
+                "Takes the word of their pods, whose epoch is later than the database's: for"
+                " after a database was restored from a backup.",
+                {200: AdoptAnswer},
+                request=AdoptRequest,
+                errors=errors,
+                security="operatorToken",
+            ),
+            fleet.adopt,
         ),
     ]
 

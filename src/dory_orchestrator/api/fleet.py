@@ -1,0 +1,250 @@
+"""The fleet API: what operators see and decide."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dory_orchestrator.api.asgi import error_response, json_response, read_body
+from dory_orchestrator.api.auth import Tokens
+from dory_orchestrator.api.bodies import BodyError, parse
+from dory_orchestrator.api.fleet_bodies import (
+    AdoptAnswer,
+    AdoptRequest,
+    ConfirmRequest,
+    EventsAnswer,
+    EventsQuery,
+    GuardAnswer,
+    NodesAnswer,
+    NodesQuery,
+    NoQuery,
+    ProcessorAnswer,
+    ProcessorPath,
+    ProcessorsAnswer,
+    ProcessorsQuery,
+    SummaryAnswer,
+)
+from dory_orchestrator.api.parameters import (
+    ParameterError,
+    cursor_of,
+    parts_of,
+    path_of,
+    query_of,
+)
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.ports import (
+    EventQuery,
+    FleetViews,
+    NodeQuery,
+    OperatorRefused,
+    Position,
+    ProcessorQuery,
+    StoreBusy,
+    StoreDataError,
+    StoreError,
+)
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+_log = get_logger(__name__)
+_EVENTS_OF_PROCESSOR = 20
+_RETRY = {"retry-after": "5"}
+_UNAUTHORIZED = {"www-authenticate": "Bearer"}
+
+
+class FleetApi:
+    """The handlers. Reading is open, as the probes are; changing needs the operators' token."""
+
+    def __init__(self, views: FleetViews, *, tokens: Tokens, cluster: str) -> None:
+        self._views = views
+        self._tokens = tokens
+        self._cluster = cluster
+
+    async def nodes(self, request: Request) -> Response:
+        """200 with a page of nodes."""
+        query = query_of(NodesQuery, request.scope["query_string"])
+        page = await self._views.list_nodes(_node_query(query))
+        cursor = _next(f"nodes {query.sort}", page.next)
+        return _answer(NodesAnswer, nodes=page.nodes, next_cursor=cursor)
+
+    async def processors(self, request: Request) -> Response:
+        """200 with a page of processors."""
+        query = query_of(ProcessorsQuery, request.scope["query_string"])
+        page = await self._views.list_processors(_processor_query(query))
+        cursor = _next(f"processors {query.sort}", page.next)
+        return _answer(ProcessorsAnswer, processors=page.processors, next_cursor=cursor)
+
+    async def processor(self, request: Request) -> Response:
+        """200 with one processor and its last events; 404."""
+        path = path_of(ProcessorPath, request.path_params)
+        query_of(NoQuery, request.scope["query_string"])
+        found = await self._views.get_processor(path.id, events_max=_EVENTS_OF_PROCESSOR)
+        if found is None:
+            return error_response(404, f"id: no processor {path.id} is known")
+        return _answer(ProcessorAnswer, processor=found[0], events=found[1])
+
+    async def events(self, request: Request) -> Response:
+        """200 with a page of events."""
+        query = query_of(EventsQuery, request.scope["query_string"])
+        page = await self._views.list_events(_event_query(query))
+        back = page.more and query.after is UNSET
+        cursor = cursor_of("events", str(page.events[-1].id)) if back else None
+        return _answer(EventsAnswer, events=page.events, next_cursor=cursor, follow=page.follow_id)
+
+    async def guard(self, request: Request) -> Response:
+        """200 with what waits for an operator's word."""
+        query_of(NoQuery, request.scope["query_string"])
+        return json_response(_convert(await self._views.guard_status(), GuardAnswer))
+
+    async def summary(self, request: Request) -> Response:
+        """200 with the fleet in a few numbers."""
+        query_of(NoQuery, request.scope["query_string"])
+        found = await self._views.summary()
+        leader = {"holder": found.leader, "term": found.term, "lease_seconds": found.lease_seconds}
+        fields = SummaryAnswer.__struct_fields__
+        values = {
+            name: getattr(found, name) for name in fields if name not in ("cluster", "leader")
+        }
+        return _answer(SummaryAnswer, **values, cluster=self._cluster, leader=leader)
+
+    async def confirm(self, request: Request) -> Response:
+        """200 with the guard's status; 409 when nothing, or something else, is held."""
+        body = await self._decision(request, ConfirmRequest)
+        status = await self._views.confirm_guard(body.by, _given(body.groups))
+        _log.warning("deletion guard confirmed", by=body.by, groups=status.groups)
+        return json_response(_convert(status, GuardAnswer))
+
+    async def adopt(self, request: Request) -> Response:
+        """200 with whose pods own them now; 409 naming those that are not frozen."""
+        body = await self._decision(request, AdoptRequest)
+        wanted = None if body.processors == "all" else body.processors
+        adopted = await self._views.adopt(wanted, body.by)
+        _log.warning("frozen processors adopted", by=body.by, count=len(adopted))
+        return json_response(AdoptAnswer(list(adopted)))
+
+    async def _decision(self, request: Request, type_: type[T]) -> T:
+        """The body of a request that changes the fleet. Raises BodyError, Denied."""
+        if not self._tokens.admit(request.scope):
+            raise Denied(401, "authorization: the operators' token is needed", _UNAUTHORIZED)
+        # Where no token is set, a page that an operator's browser shows must not decide.
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise Denied(403, "sec-fetch-site: pages of other sites may not change the fleet")
+        query_of(NoQuery, request.scope["query_string"])
+        return parse(type_, await read_body(request.scope, request.receive))
+
+
+class Denied(Exception):
+    """Who asks may not. Answered with `status`."""
+
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers
+
+
+def guarded(handler: Handler) -> Handler:
+    """`handler`, with what it raises turned into answers."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Denied as error:
+            return error_response(error.status, str(error), error.headers)
+        except (BodyError, StoreDataError) as error:
+            return error_response(400, str(error))
+        except OperatorRefused as error:
+            return error_response(409, str(error))
+        except StoreError as error:
+            _log.warning("a fleet request failed", path=request.url.path, error=str(error))
+            busy = isinstance(error, StoreBusy)
+            return error_response(503, f"database: {'busy' if busy else 'not available'}", _RETRY)
+
+    return answer
+
+
+def _processor_query(query: ProcessorsQuery) -> ProcessorQuery:
+    return ProcessorQuery(
+        limit=query.limit,
+        sort=query.sort,
+        after=_position(query.cursor, f"processors {query.sort}"),
+        states=tuple(query.state) if query.state is not UNSET else None,
+        node=_given(query.node),
+        template=_given(query.template),
+        organization_id=_given(query.organization),
+        namespace=_given(query.namespace),
+        health_status=_given(query.health),
+        prefix=_given(query.q),
+    )
+
+
+def _node_query(query: NodesQuery) -> NodeQuery:
+    return NodeQuery(
+        limit=query.limit,
+        sort=query.sort,
+        after=_position(query.cursor, f"nodes {query.sort}"),
+        kind=_given(query.kind),
+        ready=None if query.ready is UNSET else query.ready == "true",
+        status=_given(query.status),
+        organization_id=_given(query.organization),
+        prefix=_given(query.q),
+    )
+
+
+def _event_query(query: EventsQuery) -> EventQuery:
+    if query.after is not UNSET and query.cursor is not UNSET:
+        raise ParameterError("after, cursor: give one of them")
+    return EventQuery(
+        limit=query.limit,
+        before_id=_event_id(query.cursor),
+        after_id=_given(query.after),
+        processor_id=_given(query.processor),
+        node=_given(query.node),
+        kind=_given(query.kind),
+        reason=_given(query.reason),
+        since=_moment(query.since),
+    )
+
+
+def _given(value: T | UnsetType) -> T | None:
+    return None if isinstance(value, UnsetType) else value
+
+
+def _position(cursor: str | UnsetType, order: str) -> Position | None:
+    if isinstance(cursor, UnsetType):
+        return None
+    return Position(*parts_of(cursor, order, 3))
+
+
+def _event_id(cursor: str | UnsetType) -> int | None:
+    if isinstance(cursor, UnsetType):
+        return None
+    (number,) = parts_of(cursor, "events", 1)
+    if not (number.isascii() and number.isdecimal() and len(number) < 19):
+        raise ParameterError("cursor: is none of ours")
+    return int(number)
+
+
+def _moment(value: datetime | UnsetType) -> datetime | None:
+    """In UTC, where the first and the last day of all cannot be left."""
+    if isinstance(value, UnsetType):
+        return None
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ParameterError("since: out of range") from error
+
+
+def _next(order: str, position: Position | None) -> str | None:
+    return None if position is None else cursor_of(order, *position)
+
+
+def _answer(type_: type[msgspec.Struct], **values: Any) -> Response:
+    return json_response(_convert(values, type_))
+
+
+def _convert(value: Any, type_: type[T]) -> T:
+    return msgspec.convert(value, type_, from_attributes=True)

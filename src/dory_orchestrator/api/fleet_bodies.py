@@ -1,0 +1,334 @@
+"""What the fleet API takes and gives, as types. See `bodies`."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+# Queries -----------------------------------------------------------------------------------
+
+_NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f-\x9f]*$"
+Limit = Annotated[int, Meta(ge=1, le=1000, description="How many at most.")]
+Cursor = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=4096,
+        pattern=r"^[A-Za-z0-9_-]*$",
+        description="`next_cursor` of the page before; only with the same `sort`.",
+    ),
+]
+Word = Annotated[str, Meta(min_length=1, max_length=253, pattern=_NO_CONTROL_CHARACTERS)]
+Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset.")]
+StateName = Literal[
+    "running", "starting", "pending", "waiting", "held", "error", "removing", "unknown"
+]
+States = Annotated[list[StateName], Meta(min_length=1)]
+_INT64_MAX = 2**63 - 1
+
+
+class NoQuery(Struct):
+    """No parameter."""
+
+
+class ProcessorsQuery(Struct):
+    """Which processors."""
+
+    limit: Limit = 100
+    cursor: Cursor | UnsetType = UNSET
+    sort: Annotated[
+        Literal["name", "state", "node", "since"],
+        Meta(description="`since`: what changed last comes first."),
+    ] = "name"
+    state: Annotated[
+        States | UnsetType,
+        Meta(description="One state, or several with commas."),
+    ] = UNSET
+    node: Annotated[Word | UnsetType, Meta(description="Name of the node it runs on.")] = UNSET
+    template: Annotated[Word | UnsetType, Meta(description="Slug of the template.")] = UNSET
+    organization: UUID | UnsetType = UNSET
+    namespace: Word | UnsetType = UNSET
+    health: Literal["unknown", "healthy", "unhealthy"] | UnsetType = UNSET
+    q: Annotated[
+        Word | UnsetType,
+        Meta(description="How the name or the id begins, in upper or lower case."),
+    ] = UNSET
+
+
+class NodesQuery(Struct):
+    """Which nodes."""
+
+    limit: Limit = 100
+    cursor: Cursor | UnsetType = UNSET
+    sort: Annotated[
+        Literal["name", "kind", "utilisation"],
+        Meta(description="`utilisation`: the highest comes first."),
+    ] = "name"
+    kind: Literal["edge", "application", "other"] | UnsetType = UNSET
+    ready: Annotated[
+        Literal["true", "false"] | UnsetType,
+        Meta(description="`false`: also those that are not in the cluster."),
+    ] = UNSET
+    status: Annotated[
+        Word | UnsetType, Meta(description="Of an edge node: `online`, `decommissioned`, ...")
+    ] = UNSET
+    organization: UUID | UnsetType = UNSET
+    q: Annotated[
+        Word | UnsetType, Meta(description="How the name begins, in upper or lower case.")
+    ] = UNSET
+
+
+class EventsQuery(Struct):
+    """Which events."""
+
+    limit: Limit = 100
+    cursor: Cursor | UnsetType = UNSET
+    after: Annotated[
+        Annotated[int, Meta(ge=0, le=_INT64_MAX)] | UnsetType,
+        Meta(
+            description="To follow: events above this id, the oldest first. Take `follow` of"
+            " the last answer. Not together with `cursor`.",
+        ),
+    ] = UNSET
+    processor: Annotated[UUID | UnsetType, Meta(description="Its id.")] = UNSET
+    node: Word | UnsetType = UNSET
+    kind: Word | UnsetType = UNSET
+    reason: Word | UnsetType = UNSET
+    since: Moment | UnsetType = UNSET
+
+
+class ProcessorPath(Struct):
+    """Which processor."""
+
+    id: Annotated[UUID, Meta(description="The processor's id.")]
+
+
+# Answers -----------------------------------------------------------------------------------
+
+NextCursor = Annotated[
+    str | None, Meta(description="`cursor` of the next page; null: this is the last one.")
+]
+
+
+class ProcessorRow(Struct):
+    """A processor: what is desired, what the leader found, and who owns it."""
+
+    id: UUID
+    name: str | None
+    organization_id: UUID | None
+    template: Annotated[str | None, Meta(description="Slug; null: the template is missing.")]
+    version: Annotated[
+        str | None, Meta(description="The active version; several in error, with commas.")
+    ]
+    node_type: str | None
+    namespace: str | None
+    status: Annotated[
+        str | None, Meta(description="As the platform has it; null: its row is gone.")
+    ]
+    health_status: str
+    last_health_check_at: datetime | None
+    state: Annotated[str, Meta(description="In one word, for people.")]
+    reason: Annotated[str, Meta(description="Why, in one word.")]
+    detail: Annotated[str, Meta(description="Why, in a sentence.")]
+    node_name: str | None
+    pod_name: str | None
+    pod_ip: str | None
+    pod_uid: str | None
+    epoch: Annotated[int | None, Meta(description="Of its owner, in the database.")]
+    pod_epoch: Annotated[int | None, Meta(description="That the pod carries.")]
+    restart_count: int | None
+    since: Annotated[datetime | None, Meta(description="Since when it is in this state.")]
+
+
+class ProcessorsAnswer(Struct):
+    """A page of processors."""
+
+    processors: list[ProcessorRow]
+    next_cursor: NextCursor
+
+
+class EventRow(Struct):
+    """An action, or something that was found, and its reason."""
+
+    id: int
+    at: datetime
+    kind: str
+    reason: str
+    detail: str
+    processor_id: UUID | None
+    processor_name: str | None
+    node_name: str | None
+    pod_name: str | None
+    pod_uid: str | None
+    epoch: int | None
+    term: Annotated[int | None, Meta(description="Of the leader that did it.")]
+
+
+class ProcessorAnswer(Struct):
+    """One processor."""
+
+    processor: ProcessorRow
+    events: Annotated[list[EventRow], Meta(description="Its last 20, the newest first.")]
+
+
+class EventsAnswer(Struct):
+    """A page of events."""
+
+    events: list[EventRow]
+    next_cursor: Annotated[
+        str | None,
+        Meta(description="`cursor` of the next page; null at the end, and with `after`."),
+    ]
+    follow: Annotated[
+        int, Meta(description="`after` of the request that goes on here and misses nothing.")
+    ]
+
+
+class NodeRow(Struct):
+    """A node of the cluster, an edge node, or both when they have the same name."""
+
+    name: str
+    kind: Annotated[str, Meta(description="`edge`, `application` or `other`.")]
+    ready: Annotated[bool | None, Meta(description="Null: it is not in the cluster.")]
+    ready_changed_at: datetime | None
+    unschedulable: bool | None
+    cordoned: Annotated[bool, Meta(description="It gets no work until an operator says so.")]
+    cordon_cause: str | None
+    edge_node_id: Annotated[UUID | None, Meta(description="Null: it is no edge node.")]
+    organization_id: UUID | None
+    status: Annotated[str | None, Meta(description="Of the edge node, as the platform has it.")]
+    failover_enabled: bool | None
+    failover_target_node_id: UUID | None
+    last_heartbeat_at: datetime | None
+    heartbeat_age_seconds: Annotated[float | None, Meta(description="By the database's clock.")]
+    cpu_millicores: int | None
+    memory_bytes: int | None
+    gpu_count: int | None
+    pods: int | None
+    pods_max: int | None
+    utilisation: Annotated[float | None, Meta(description="Share of the fullest resource.")]
+    processors: Annotated[
+        dict[str, int], Meta(description="How many processors on it are in which state.")
+    ]
+
+
+class NodesAnswer(Struct):
+    """A page of nodes."""
+
+    nodes: list[NodeRow]
+    next_cursor: NextCursor
+
+
+class HeldRow(Struct):
+    """A processor that waits for an operator's word, and the pod that runs for it."""
+
+    id: UUID
+    name: str | None
+    namespace: str | None
+    pod_name: str | None
+    node_name: str | None
+    epoch: Annotated[int | None, Meta(description="Of its owner, in the database.")]
+    pod_epoch: Annotated[int | None, Meta(description="That the pod carries.")]
+
+
+class StrangerRow(Struct):
+    """A pod that calls itself ours but belongs to another fleet, or to none."""
+
+    pod_name: str | None
+    node_name: str | None
+    processor_id: UUID | None
+    detail: str
+    at: datetime
+
+
+class GuardAnswer(Struct):
+    """All that waits for an operator's word. Of each list the first hundred are named."""
+
+    held: Annotated[bool, Meta(description="Whether the deletion guard holds.")]
+    held_since: datetime | None
+    detail: str
+    groups: Annotated[
+        dict[str, int],
+        Meta(description="How many processors of each group are still desired: to be accepted."),
+    ]
+    confirmed: Annotated[dict[str, int], Meta(description="What was accepted last.")]
+    confirmed_at: datetime | None
+    confirmed_by: str | None
+    processors_count: Annotated[
+        int, Meta(description="How many processors are kept from deletion.")
+    ]
+    processors: list[HeldRow]
+    frozen_count: Annotated[
+        int,
+        Meta(description="How many processors have pods of a later epoch than the database's."),
+    ]
+    frozen: list[HeldRow]
+    strangers_count: Annotated[int, Meta(description="Pods of other fleets, of the last day.")]
+    strangers: list[StrangerRow]
+
+
+class LeaderRow(Struct):
+    """Who acts."""
+
+    holder: Annotated[str | None, Meta(description="Null: nobody ever did.")]
+    term: int
+    lease_seconds: Annotated[
+        float | None, Meta(description="Until its lease ends; negative: since it ended.")
+    ]
+
+
+class SummaryAnswer(Struct):
+    """The fleet in a few numbers."""
+
+    fleet_id: UUID | None
+    cluster: Annotated[str, Meta(description="`kubernetes` or `local`.")]
+    at: datetime
+    desired: int
+    ready: Annotated[int, Meta(description="Of the desired ones, how many run.")]
+    states: Annotated[dict[str, int], Meta(description="How many are in which state.")]
+    nodes: int
+    nodes_ready: int
+    leader: LeaderRow
+    guard_held: bool
+
+
+# Requests ----------------------------------------------------------------------------------
+
+By = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=253,
+        pattern=_NO_CONTROL_CHARACTERS,
+        description="Who decides, for the record.",
+    ),
+]
+GroupName = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00]*$")]
+ProcessorIds = Annotated[list[UUID], Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=0, le=_INT64_MAX)]
+
+
+class ConfirmRequest(Struct):
+    """Accepts that what the deletion guard holds is deleted."""
+
+    by: By = "an operator"
+    groups: Annotated[
+        dict[GroupName, Count] | UnsetType,
+        Meta(description="As you saw them: refused when they have changed since."),
+    ] = UNSET
+
+
+class AdoptRequest(Struct):
+    """Takes the word of the pods of frozen processors for their epoch."""
+
+    processors: Annotated[
+        ProcessorIds | Literal["all"], Meta(description="Ids, or `all` that are frozen.")
+    ]
+    by: By = "an operator"
+
+
+class AdoptAnswer(Struct):
+    """Whose pods own them now."""
+
+    adopted: list[UUID]

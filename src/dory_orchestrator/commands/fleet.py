@@ -1,0 +1,124 @@
+"""`fleet`: writing a fleet file to a database."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from dory_orchestrator.cluster.local.client import LocalCluster
+from dory_orchestrator.core.fleet import Fleet, FleetChanges
+from dory_orchestrator.fleet_file import FleetFileError, load, schema
+from dory_orchestrator.ports import ClusterError, StoreError
+from dory_orchestrator.settings import SettingsError
+from dory_orchestrator.settings import load as load_settings
+from dory_orchestrator.store.fleet import apply_fleet, fleet_namespace, plan_fleet
+
+_FAILED, _WRONG_CALL = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a fleet is written: a database, and the nodes of its local cluster if it has one."""
+
+    database_url: str
+    data_dir: Path | None = None
+
+
+@click.group("fleet")
+def fleet_group() -> None:
+    """Write a fleet file to a database."""
+
+
+@fleet_group.command("apply")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+@click.option(
+    "--prune", is_flag=True, help="Terminate the organization's processors that are not named."
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option("--config-db", metavar="URL", help="PostgreSQL URL.  [DORY_DATABASE_URL]")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".dory",
+    show_default=True,
+    help="Of a running `dev`: its database, when no other is named.",
+)
+def apply_command(
+    file: Path, dry_run: bool, prune: bool, output: str, config_db: str | None, data_dir: Path
+) -> None:
+    """Write FILE to a database: insert, update, and with --prune terminate.
+
+    \b
+    Examples:
+      dory-orchestrator fleet apply fleet.yaml --dry-run
+      dory-orchestrator fleet apply fleet.yaml --prune
+    """
+    target = _target(config_db, data_dir)
+    try:
+        changes = asyncio.run(_apply(file, target, dry_run=dry_run, prune=prune))
+    except FleetFileError as error:
+        _exit(_WRONG_CALL, *error.problems)
+    except (StoreError, ClusterError) as error:
+        _exit(_FAILED, str(error))
+    click.echo(json.dumps(changes.as_dict(), indent=2) if output == "json" else str(changes))
+
+
+@fleet_group.command("schema")
+def schema_command() -> None:
+    """Print the JSON schema of fleet files, for editors."""
+    click.echo(json.dumps(schema(), indent=2))
+
+
+async def _apply(file: Path, target: Target, *, dry_run: bool, prune: bool) -> FleetChanges:
+    url = target.database_url
+    fleet = load(file, await fleet_namespace(url))
+    if dry_run:
+        return await plan_fleet(url, fleet, prune=prune)
+    changes = await apply_fleet(url, fleet, prune=prune)
+    if target.data_dir is not None and fleet.nodes_declared:
+        await _declare(target.data_dir, fleet)
+    return changes
+
+
+async def _declare(data_dir: Path, fleet: Fleet) -> None:
+    cluster = LocalCluster(data_dir)
+    try:
+        await cluster.declare_nodes(fleet.nodes)
+    finally:
+        await cluster.close()
+
+
+def _target(config_db: str | None, data_dir: Path) -> Target:
+    """The database that is named, else that of the `dev` that runs in the data directory."""
+    try:
+        loaded = load_settings({"config_db": config_db}, _database_only(os.environ), None)
+    except SettingsError as error:
+        _exit(_WRONG_CALL, *error.problems)
+    if loaded.settings.config_db is not None:
+        return Target(loaded.settings.config_db.get_secret_value())
+    endpoints = data_dir / "endpoints.json"
+    try:
+        return Target(json.loads(endpoints.read_text())["database"], data_dir)
+    except (OSError, ValueError, KeyError):
+        _exit(
+            _WRONG_CALL,
+            "no database: set DORY_DATABASE_URL, give --config-db,"
+            f" or start `dev` first ({endpoints} is not there)",
+        )
+
+
+def _database_only(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name == "DORY_DATABASE_URL"}
+
+
+def _exit(code: int, *problems: str) -> NoReturn:
+    for problem in problems:
+        click.echo(f"dory-orchestrator: {problem}", err=True)
+    sys.exit(code)

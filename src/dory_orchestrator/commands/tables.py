@@ -1,0 +1,227 @@
+"""What the fleet API answers, as tables for people.
+
+Names and texts come from outside: nothing in them may steer a terminal.
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NOTHING = "-"
+_ENDLESS = 100_000
+_STYLES = {
+    "running": "green",
+    "starting": "cyan",
+    "pending": "yellow",
+    "waiting": "yellow",
+    "held": "magenta",
+    "error": "bold red",
+    "removing": "dim",
+    "unknown": "dim",
+    "healthy": "green",
+    "unhealthy": "red",
+    "ready": "green",
+    "not ready": "bold red",
+    "not in cluster": "bold red",
+}
+
+
+def clean(text: str) -> str:
+    """`text` on one line, without what a terminal would obey."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def render(table: Table, *, wide: bool = False) -> str:
+    """As text: at most as wide as the terminal, unless `wide` or where there is none."""
+    to_people = sys.stdout.isatty()
+    width = None if to_people and not wide else _ENDLESS
+    console = Console(file=sys.stdout, width=width, highlight=False, emoji=False)
+    with console.capture() as capture:
+        console.print(table, soft_wrap=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def processors(rows: Sequence[Row], *, wide: bool) -> Table:
+    """One line each."""
+    more = ("ID", "TEMPLATE", "VERSION", "NAMESPACE", "STATUS", "POD", "IP", "EPOCH")
+    table = _table("NAME", "STATE", "SINCE", "HEALTH", "NODE", "RESTARTS", "REASON", "DETAIL")
+    for heading in more if wide else ():
+        _column(table, heading)
+    for row in rows:
+        cells = [
+            row["name"] or row["id"],
+            row["state"],
+            _age(row["since"]),
+            row["health_status"],
+            row["node_name"],
+            row["restart_count"],
+            row["reason"],
+            row["detail"],
+        ]
+        if wide:
+            cells += [row["id"], row["template"], row["version"], row["namespace"]]
+            cells += [row["status"], row["pod_name"], row["pod_ip"], row["epoch"]]
+        _add(table, cells)
+    return table
+
+
+def processor(row: Row) -> Table:
+    """One below the other, all that is known."""
+    return pairs({name.replace("_", " "): value for name, value in row.items()})
+
+
+def nodes(rows: Sequence[Row], *, wide: bool) -> Table:
+    """One line each."""
+    table = _table("NAME", "KIND", "READY", "STATUS", "HEARTBEAT", "USED", "PODS", "PROCESSORS")
+    more = ("CORDON", "CPU", "MEMORY", "GPU", "ORGANIZATION", "EDGE NODE")
+    for heading in more if wide else ():
+        _column(table, heading)
+    for row in rows:
+        cells = [
+            row["name"],
+            row["kind"],
+            _readiness(row),
+            "cordoned" if row["cordoned"] else row["status"],
+            _seconds(row["heartbeat_age_seconds"]),
+            None if row["utilisation"] is None else f"{row['utilisation']:.0%}",
+            None if row["pods"] is None else f"{row['pods']}/{row['pods_max']}",
+            counts(row["processors"]),
+        ]
+        if wide:
+            cells += [row["cordon_cause"], _unit(row["cpu_millicores"], "m")]
+            cells += [_mebibytes(row["memory_bytes"]), row["gpu_count"]]
+            cells += [row["organization_id"], row["edge_node_id"]]
+        _add(table, cells)
+    return table
+
+
+def events(rows: Sequence[Row], *, wide: bool) -> Table:
+    """One line each."""
+    table = _table("TIME", "KIND", "REASON", "PROCESSOR", "NODE", "DETAIL")
+    for heading in ("ID", "PROCESSOR ID", "POD", "EPOCH", "TERM") if wide else ():
+        _column(table, heading)
+    for row in rows:
+        _add(table, _event_cells(row, wide=wide))
+    return table
+
+
+def event_line(row: Row, *, wide: bool) -> str:
+    """An event on a line of its own, for those that come one by one."""
+    widths = (8, 9, 16, 36, 16)
+    cells = [_text(cell).plain for cell in _event_cells(row, wide=wide)]
+    padded = [f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False)]
+    return "  ".join([*padded, *cells[len(widths) :]]).rstrip()
+
+
+def _event_cells(row: Row, *, wide: bool) -> list[object]:
+    cells: list[object] = [
+        _moment(row["at"]).astimezone().strftime("%H:%M:%S" if not wide else "%Y-%m-%d %H:%M:%S"),
+        row["kind"],
+        row["reason"],
+        row["processor_name"] or row["processor_id"],
+        row["node_name"],
+        row["detail"],
+    ]
+    if wide:
+        cells += [row["id"], row["processor_id"], row["pod_name"], row["epoch"], row["term"]]
+    return cells
+
+
+def waiting(rows: Sequence[Row]) -> Table:
+    """Processors that wait for an operator's word."""
+    table = _table("NAME", "ID", "NAMESPACE", "POD", "NODE", "EPOCH", "POD'S EPOCH")
+    for row in rows:
+        names = ("id", "namespace", "pod_name", "node_name", "epoch", "pod_epoch")
+        _add(table, [row["name"], *(row[name] for name in names)])
+    return table
+
+
+def strangers(rows: Sequence[Row]) -> Table:
+    """Pods of other fleets."""
+    table = _table("POD", "NODE", "SEEN", "DETAIL")
+    for row in rows:
+        _add(table, [row["pod_name"], row["node_name"], _age(row["at"]), row["detail"]])
+    return table
+
+
+def pairs(values: Mapping[str, object]) -> Table:
+    """Names and values."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(Text(name), _text(value))
+    return table
+
+
+def counts(values: Mapping[str, int]) -> str:
+    """`running 3, held 1`, the most first."""
+    ordered = sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{name} {count}" for name, count in ordered) or _NOTHING
+
+
+def ago(moment: str | None) -> str:
+    """A moment, and how long ago it was."""
+    return _NOTHING if moment is None else f"{clean(moment)} ({_age(moment)} ago)"
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        _column(table, heading)
+    return table
+
+
+def _column(table: Table, heading: str) -> None:
+    # Names are cut before they are broken; what explains is broken and never cut.
+    long = heading == "DETAIL"
+    table.add_column(heading, no_wrap=not long, overflow="fold" if long else "ellipsis")
+
+
+def _add(table: Table, cells: Sequence[object]) -> None:
+    table.add_row(*map(_text, cells))
+
+
+def _text(value: object) -> Text:
+    text = _NOTHING if value is None or value == "" else clean(str(value))
+    return Text(text, style=_STYLES.get(text, ""))
+
+
+def _readiness(row: Row) -> str:
+    if row["ready"] is None:
+        return "not in cluster"
+    return "ready" if row["ready"] else "not ready"
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _age(text: str | None) -> str | None:
+    return None if text is None else _seconds((datetime.now(UTC) - _moment(text)).total_seconds())
+
+
+def _seconds(seconds: float | None) -> str | None:
+    """`7s`, `5m`, `3h`, `12d`: as exact as it matters."""
+    if seconds is None:
+        return None
+    for unit, size, most in (("s", 1, 120), ("m", 60, 7200), ("h", 3600, 172_800)):
+        if seconds < most:
+            return f"{max(seconds, 0) / size:.0f}{unit}"
+    return f"{seconds / 86_400:.0f}d"
+
+
+def _unit(value: int | None, unit: str) -> str | None:
+    return None if value is None else f"{value}{unit}"
+
+
+def _mebibytes(value: int | None) -> str | None:
+    return None if value is None else f"{value / 2**20:.0f}Mi"

@@ -1,0 +1,498 @@
+"""Commands of operators against a real server, over a fleet in memory."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+import uvicorn
+from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
+from tests.contract.fleet_worlds import MemoryFleet
+
+from dory_orchestrator.api.auth import Tokens
+from dory_orchestrator.api.fleet import FleetApi
+from dory_orchestrator.api.health import Health
+from dory_orchestrator.api.service import build
+from dory_orchestrator.cli import main
+from dory_orchestrator.commands.tables import clean
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import StoreUnavailable
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
+T = TypeVar("T")
+COMMAND = [sys.executable, "-m", "dory_orchestrator.cli"]
+SILENT: dict[str, str | None] = {"DORY_URL": None, "DORY_OPERATOR_TOKEN": None, "COLUMNS": None}
+
+
+def invoke(
+    arguments: Sequence[str],
+    environment: Mapping[str, str | None] = SILENT,
+    answer: str | None = None,
+) -> Result:
+    """In a thread, where pytest-asyncio's event loop is not taken away."""
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        called = executor.submit(CliRunner().invoke, main, arguments, input=answer, env=environment)
+        return called.result()
+
+
+def now(work: Coroutine[Any, Any, T]) -> T:
+    """The result of what never waits."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        found: T = end.value
+        return found
+    raise AssertionError("it waits")
+
+
+@pytest.fixture(autouse=True)
+def _silence() -> Iterator[None]:
+    """What the server logs belongs to the server."""
+    with capture_logs():
+        yield
+
+
+class Service:
+    """A server in a thread of its own, and the fleet that it tells of."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.world = MemoryFleet()
+        metrics = Metrics()
+        fleet = FleetApi(self.world.views, tokens=Tokens(tokens), cluster="local")
+        app = build(health=Health(metrics), render_metrics=metrics.render, edge=None, fleet=fleet)
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        self._thread = threading.Thread(target=self._run)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._socket]))
+
+    def __enter__(self) -> "Service":
+        self._socket.listen()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    def add(self, name: str | None, **values: Any) -> UUID:
+        return now(self.world.add_processor(name, **values))
+
+    def tell(self, kind: str, reason: str, **values: Any) -> int:
+        return now(self.world.tell(kind, reason, **values))
+
+    def hold(self, **groups: int) -> None:
+        now(self.world.hold(**groups))
+
+    def call(self, *arguments: str, answer: str | None = None, **environ: str) -> Result:
+        environment = {**SILENT, "DORY_URL": self.url, **environ}
+        return invoke(arguments, environment, answer)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Service]:
+    """One for all tests: its end takes longer than most of them."""
+    with Service() as server:
+        yield server
+
+
+@pytest.fixture
+def service(server: Service) -> Service:
+    """With an empty fleet."""
+    server.world.views.__init__()
+    return server
+
+
+def lines(result: Result) -> list[list[str]]:
+    assert result.exit_code == 0, result.output
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+class TestProcessors:
+    def test_as_a_table(self, service):
+        service.add("camera-1", state="running", node="edge-1")
+        service.add(None, key=UUID(int=7), state="held", reason="guard_held")
+        heading, unnamed, named = lines(service.call("processors"))
+        assert heading[:3] == ["NAME", "STATE", "SINCE"]
+        assert unnamed[:2] == [str(UUID(int=7)), "held"]
+        assert named[:2] == ["camera-1", "running"]
+        assert "edge-1" in named
+
+    def test_nothing_is_cut_where_no_terminal_is(self, service):
+        name, node = "n" * 200, "e" * 200
+        key = service.add(name, state="running", node=node)
+        result = service.call("processors", "-o", "wide", COLUMNS="40")
+        (_, row) = lines(result)
+        assert {name, node, str(key)} <= set(row)
+        assert "\x1b" not in result.stdout
+
+    def test_as_json_over_several_pages(self, service, monkeypatch):
+        monkeypatch.setattr("dory_orchestrator.commands.operate._PAGE", 2)
+        for number in range(5):
+            service.add(f"p{number}")
+        found = json.loads(service.call("processors", "-o", "json").stdout)
+        assert [row["name"] for row in found["processors"]] == [f"p{n}" for n in range(5)]
+        assert found["next_cursor"] is None
+
+    def test_a_limit_says_that_there_are_more(self, service):
+        for name in "abc":
+            service.add(name)
+        result = service.call("processors", "--limit", "2")
+        assert len(lines(result)) == 3
+        assert "more processors" in result.stderr
+        assert service.call("processors", "--limit", "3").stderr == ""
+
+    def test_none(self, service):
+        result = service.call("processors", "--state", "held,error")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no processors\n")
+
+    def test_filters(self, service):
+        service.add("a", state="running", node="n1", template="camera")
+        service.add("b", key=UUID(int=1), state="held")
+        for arguments in (
+            ["--state", "running"],
+            ["--node", "n1"],
+            ["--template", "camera"],
+            ["-q", "A"],
+        ):
+            _, row = lines(service.call("processors", *arguments))
+            assert row[0] == "a"
+        assert lines(service.call("processors", "--sort", "state"))[1][0] == "b"
+
+    @pytest.mark.parametrize(
+        "text", ["camera-1", "CAM", "00000000-0000-0000-0000-0000000000", None]
+    )
+    def test_one(self, service, text):
+        key = service.add("camera-1", key=UUID(int=255), state="running")
+        service.tell("create", "not_running", processor_id=key)
+        result = service.call("processors", text or str(key))
+        shown = lines(result)
+        assert ["name", "camera-1"] in shown
+        assert shown[-1][1:4] == ["create", "not_running", "camera-1"]
+        found = json.loads(service.call("processors", str(key), "-o", "json").stdout)
+        assert found["processor"]["id"] == str(key)
+        assert len(found["events"]) == 1
+
+    def test_one_of_several(self, service):
+        keys = [service.add(name) for name in ("a", "a-1", "b", "b")]
+        assert ["id", str(keys[0])] in lines(service.call("processors", "a"))
+        result = service.call("processors", "b")
+        assert result.exit_code == 1
+        assert all(str(key) in result.stderr for key in keys[2:])
+        assert "no processor is called 'x'" in service.call("processors", "x").stderr
+        key = str(uuid4())
+        result = service.call("processors", key)
+        assert (result.exit_code, key in result.stderr) == (1, True)
+        assert service.call("processors", key, "--state", "held").exit_code == 2
+
+    def test_names_cannot_steer_a_terminal(self, service):
+        service.add("a\x1b[31m\x9b\n\u202eb", state="running")
+        for output in ("table", "wide"):
+            result = service.call("processors", "-o", output)
+            assert len(result.stdout.splitlines()) == 2
+            assert not any(mark in result.stdout for mark in "\x1b\x9b\u202e")
+        result = service.call("processors", "-o", "json")
+        assert not any(mark in result.stdout for mark in "\x1b\x9b")
+
+
+def test_clean_keeps_what_people_write():
+    assert clean("Zürich 東京 [red]") == "Zürich 東京 [red]"
+    assert clean("a\tb\x00") == "a\\x09b\\x00"
+
+
+class TestNodes:
+    def test_as_a_table(self, service):
+        world = service.world
+        now(world.add_node("cloud", kind="application", ready=False, utilisation=0.5))
+        now(world.add_node("edge-1", kind="edge", organization_id=uuid4()))
+        now(world.add_node("lost", organization_id=uuid4(), cordon="decommissioned"))
+        service.add("a", state="running", node="edge-1")
+        _, cloud, edge, lost = lines(service.call("nodes"))
+        assert cloud[:5] == ["cloud", "application", "not", "ready", "-"]
+        assert "50%" in cloud
+        assert edge[:4] == ["edge-1", "edge", "ready", "online"]
+        assert edge[-2:] == ["running", "1"]
+        assert lost[2:6] == ["not", "in", "cluster", "cordoned"]
+        assert [row[0] for row in lines(service.call("nodes", "--not-ready"))] == [
+            "NAME",
+            "cloud",
+            "lost",
+        ]
+        assert "decommissioned" in service.call("nodes", "-o", "wide").stdout
+        found = json.loads(service.call("nodes", "--ready", "-o", "json").stdout)
+        assert [node["name"] for node in found["nodes"]] == ["edge-1"]
+
+
+class TestEvents:
+    def test_the_newest_last(self, service):
+        for number in range(3):
+            service.tell("create", f"r{number}", node_name="n1")
+        _, *rows = lines(service.call("events", "--limit", "2"))
+        assert [row[2] for row in rows] == ["r1", "r2"]
+        found = json.loads(service.call("events", "-o", "json", "--limit", "2").stdout)
+        assert [event["reason"] for event in found["events"]] == ["r2", "r1"]
+
+    def test_filters(self, service):
+        key = service.add("camera-1", state="running")
+        service.tell("create", "wanted", processor_id=key, node_name="n1")
+        service.tell("delete", "other")
+        for arguments in (
+            ["--processor", "camera"],
+            ["--node", "n1"],
+            ["--kind", "create"],
+            ["--reason", "wanted"],
+        ):
+            _, row = lines(service.call("events", *arguments))
+            assert row[1:4] == ["create", "wanted", "camera-1"]
+
+    def test_since(self, service):
+        service.tell("create", "wanted")
+        assert len(lines(service.call("events", "--since", "10m"))) == 2
+        assert service.call("events", "--since", "2100-01-01T00:00:00Z").stderr == "no events\n"
+        assert "since: " in service.call("events", "--since", "yesterday").stderr
+        assert service.call("events", "--since", "9" * 400).exit_code == 2
+
+    @pytest.mark.parametrize("output", ["table", "json"])
+    def test_following(self, service, output):
+        for number in range(3):
+            service.tell("create", f"old{number}")
+        with Following(service, "--limit", "2", "-o", output) as following:
+            reasons = [following.reason(), following.reason()]
+            service.tell("create", "new")
+            service.world.views.error = StoreUnavailable("down")
+            assert "it is tried again" in following.complaint()
+            service.tell("delete", "newer")
+            service.world.views.error = None
+            reasons += [following.reason(), following.reason()]
+        assert reasons == ["old1", "old2", "new", "newer"]
+        assert following.code == 130
+
+
+class Following:
+    """`events -f` in a process of its own."""
+
+    def __init__(self, service: Service, *arguments: str) -> None:
+        self._arguments = [*COMMAND, "events", "-f", "--url", service.url, *arguments]
+        self._as_json = "json" in arguments
+        self.code: int | None = None
+
+    def __enter__(self) -> "Following":
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(self._arguments, stdout=pipe, stderr=pipe, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(2)
+        self._process.communicate(timeout=10)
+        self.code = self._process.returncode
+
+    def reason(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        return str(json.loads(line)["reason"]) if self._as_json else line.split()[2]
+
+    def complaint(self) -> str:
+        assert self._process.stderr is not None
+        return self._process.stderr.readline()
+
+
+class TestGuard:
+    def hold(self, service: Service) -> None:
+        service.hold(all=4, camera=0)
+        service.add("victim", state="held", reason="guard_held", node="edge-1")
+        service.add("frozen", state="held", reason="epoch_ahead", epoch=1, pod_epoch=5)
+        service.add("foreign", state="held", reason="foreign_fleet")
+
+    def test_nothing_waits(self, service):
+        result = service.call("guard", "status")
+        assert result.stdout == "the deletion guard holds nothing\n"
+        for command in (["confirm", "--yes"], ["adopt", "--all", "--yes"]):
+            result = service.call("guard", *command)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert "nothing is" in result.stderr
+
+    def test_status(self, service):
+        self.hold(service)
+        result = service.call("guard", "status")
+        assert result.exit_code == 0
+        for words in ("HOLDS", "all 4, camera 0", "victim", "frozen", "guard confirm", "1 proc"):
+            assert words in result.stdout
+        found = json.loads(service.call("guard", "status", "-o", "json").stdout)
+        assert (found["held"], found["frozen_count"]) == (True, 1)
+
+    @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
+    def test_confirming_asks(self, service, answer):
+        self.hold(service)
+        result = service.call("guard", "confirm", answer=answer)
+        assert result.exit_code == 1
+        assert "victim" in result.output
+        assert service.world.views.confirmed_at is None
+
+    @pytest.mark.parametrize(("arguments", "answer"), [([], "y\n"), (["--yes"], None)])
+    def test_confirming(self, service, arguments, answer):
+        self.hold(service)
+        result = service.call("guard", "confirm", "--by", "eva", *arguments, answer=answer)
+        assert result.exit_code == 0
+        assert result.stdout.endswith("confirmed\n")
+        assert service.world.views.confirmed_by == "eva"
+        assert "last confirmed by eva" in service.call("guard", "status").stdout
+
+    def test_what_changed_while_it_was_looked_at_is_not_confirmed(self, service, monkeypatch):
+        self.hold(service)
+        monkeypatch.setattr("click.confirm", lambda *_, **__: service.hold(all=1) or True)
+        result = service.call("guard", "confirm")
+        assert (result.exit_code, "changed" in result.stderr) == (1, True)
+        assert service.world.views.confirmed_at is None
+
+    def test_adopting(self, service):
+        self.hold(service)
+        assert service.call("guard", "adopt", "--all", answer="n\n").exit_code == 1
+        assert service.call("guard", "adopt").exit_code == 2
+        assert service.call("guard", "adopt", "--all", str(uuid4())).exit_code == 2
+        assert service.call("guard", "adopt", "x").exit_code == 2
+        unknown = str(uuid4())
+        result = service.call("guard", "adopt", "--yes", unknown)
+        assert (result.exit_code, unknown in result.stderr) == (1, True)
+        result = service.call("guard", "adopt", "--all", "-y", "-o", "json")
+        assert len(json.loads(result.stdout)["adopted"]) == 1
+
+    def test_with_a_token(self):
+        with Service("geheim") as service:
+            self.hold(service)
+            assert service.call("guard", "status").exit_code == 0
+            for environ in ({}, {"DORY_OPERATOR_TOKEN": "wrong"}):
+                result = service.call("guard", "confirm", "-y", **environ)
+                assert result.exit_code == 2
+                assert "DORY_OPERATOR_TOKEN" in result.stderr
+            result = service.call("guard", "confirm", "-y", DORY_OPERATOR_TOKEN="a\nb")
+            assert (result.exit_code, "odd characters" in result.stderr) == (2, True)
+            result = service.call("guard", "confirm", "-y", DORY_OPERATOR_TOKEN="geheim")
+            assert result.exit_code == 0
+
+
+class TestWhere:
+    def test_nobody_answers(self, tmp_path):
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+            result = invoke(["nodes", "--url", url])
+        assert result.exit_code == 1
+        for words in (f"cannot reach {url}", "is the orchestrator running?", "--url"):
+            assert words in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://a", "http://a:b", "http://[", "\x1b"])
+    def test_no_url(self, url):
+        result = invoke(["nodes", "--url", url])
+        assert (result.exit_code, "is no URL" in result.stderr) == (2, True)
+        assert "\x1b" not in result.stderr
+
+    def test_the_flag_then_the_environment_then_dev(self, service, tmp_path):
+        file = tmp_path / "endpoints.json"
+        file.write_text(json.dumps({"http": service.url + "/", "database": "x"}))
+        service.add("a")
+        here = ["processors", "--data-dir", str(tmp_path)]
+        wrong = "http://127.0.0.1:1"
+        assert service.call(*here, DORY_URL="").exit_code == 0
+        assert service.call(*here, DORY_URL=wrong).exit_code == 1
+        assert service.call(*here, "--url", service.url, DORY_URL=wrong).exit_code == 0
+        file.write_text("{")
+        result = service.call(*here, DORY_URL="")
+        assert (result.exit_code, str(file) in result.stderr) == (2, True)
+
+    def test_something_else_answers(self, tmp_path):
+        with Answering(b"<html>\xff</html>") as url:
+            result = invoke(["nodes", "--url", url])
+        assert (result.exit_code, "is no orchestrator" in result.stderr) == (1, True)
+        with Answering(b'{"error":"Not Found"}', b"404 Not Found") as url:
+            result = invoke(["nodes", "--url", url])
+        assert (result.exit_code, "no fleet API" in result.stderr) == (1, True)
+
+    def test_the_database_is_down(self, service):
+        service.world.views.error = StoreUnavailable("down")
+        for command in (
+            ["nodes"],
+            ["processors"],
+            ["events"],
+            ["events", "-f"],
+            ["guard", "status"],
+        ):
+            result = service.call(*command)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert "the orchestrator says: database: not available" in result.stderr
+
+
+class Answering:
+    """A server that answers one request with this, and knows nothing of HTTP."""
+
+    def __init__(self, body: bytes, status: bytes = b"200 OK") -> None:
+        self._answer = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+    def __enter__(self) -> str:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        client, _ = self._socket.accept()
+        with client:
+            client.recv(65_536)
+            client.sendall(self._answer)
+
+
+def test_help_of_every_command():
+    for command in (["nodes"], ["processors"], ["events"], ["guard"], ["guard", "confirm"]):
+        assert invoke([*command, "--help"]).exit_code == 0
+
+
+def test_on_a_terminal_it_is_as_wide_as_that(service, monkeypatch):
+    service.add("n" * 100, state="error", node="e" * 100)
+    shown = _on_a_terminal(service, 80, "processors")
+    assert max(len(line) for line in _plain(shown)) <= 80
+    assert "\x1b[" in shown
+    shown = _on_a_terminal(service, 80, "processors", "-o", "wide")
+    assert "n" * 100 in shown
+
+
+def _on_a_terminal(service: Service, columns: int, *arguments: str) -> str:
+    primary, secondary = pty.openpty()
+    environment = {
+        **{k: v for k, v in os.environ.items() if k != "NO_COLOR"},
+        "COLUMNS": str(columns),
+        "TERM": "xterm-256color",
+    }
+    command = [*COMMAND, *arguments, "--url", service.url]
+    process = subprocess.Popen(command, stdout=secondary, stdin=secondary, env=environment)
+    os.close(secondary)
+    shown = b""
+    with contextlib.suppress(OSError):  # that is how its end is told
+        while piece := os.read(primary, 65_536):
+            shown += piece
+    os.close(primary)
+    assert process.wait(timeout=10) == 0
+    return shown.decode()
+
+
+def _plain(text: str) -> list[str]:
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.splitlines()]
