@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from uuid import UUID, uuid4
 
 import aiohttp
 import psutil
+
+from dory_orchestrator.cluster.local.client import LocalCluster
+from dory_orchestrator.store.embedded import EmbeddedPostgres
 
 COMMAND = [sys.executable, "-m", "dory_orchestrator.cli"]
 HEARTBEAT = "/api/v1/edge/heartbeat"
@@ -214,6 +218,15 @@ def is_gone(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def clear(data_dir: Path) -> None:
+    """Leave nothing of a data directory's processes, whatever a test did to them."""
+    if data_dir.exists():
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            stop = LocalCluster(data_dir).stop
+            executor.submit(lambda: asyncio.run(stop(immediate=True))).result()
+    EmbeddedPostgres(data_dir).destroy()
 
 
 async def add_edge_processor(connection: Any) -> UUID:

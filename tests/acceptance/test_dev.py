@@ -18,6 +18,7 @@ from tests.acceptance.real import (
     HEARTBEAT,
     RealService,
     add_edge_processor,
+    clear,
     eventually,
     free_port,
     is_free,
@@ -28,7 +29,7 @@ from tests.contract.worlds import connected
 
 from dory_orchestrator.store.embedded import EmbeddedPostgres
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(90)
 
 NODES = "SELECT name FROM edge_nodes ORDER BY name"
 
@@ -40,12 +41,16 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
     home.mkdir(mode=0o700)
     folder = home / "project" / ".dory"
     yield folder
-    EmbeddedPostgres(folder).destroy()
+    clear(folder)
 
 
 @asynccontextmanager
 async def dev(data_dir: Path, *arguments: str, port: int = 0) -> AsyncIterator[RealService]:
-    """`dev`, not waited for."""
+    """`dev` with an empty fleet, not waited for."""
+    if "--fleet" not in arguments:
+        empty = data_dir.parent.parent / "empty.yaml"
+        empty.touch()
+        arguments = (*arguments, "--fleet", str(empty))
     async with running(
         *("dev", "--data-dir", str(data_dir), "--port", str(port), "--log-format", "json"),
         *arguments,
@@ -102,7 +107,9 @@ async def test_everything_is_there_when_it_says_so_and_gone_when_it_ends(data_di
         service.url = told["http"]
         status, health = await service.get("/healthz")
         assert (status, health["status"]) == (200, "healthy")
-        assert set(health["components"]) == {"database", "heartbeats", "watcher"}
+        assert set(health["components"]) == {
+            *("database", "heartbeats", "watcher", "kubernetes", "health-poller")
+        }
         assert stat.S_IMODE(endpoints.stat().st_mode) == 0o600
         await register(service, "edge-1")
         assert await nodes(data_dir) == ["edge-1"]

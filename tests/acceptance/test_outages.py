@@ -340,10 +340,12 @@ async def change_nodes(service: RealService, done: dict[str, str]) -> None:
             if status == 201:
                 done[name] = "online"
             if status == 201 and len(done) % 2:
+                del done[name]  # until it is answered either may be true
                 status, _ = await service.post(
                     "/api/v1/edge/nodes/decommission", {"node_name": name}
                 )
-                done[name] = "decommissioned" if status == 200 else done.pop(name)
+                if status == 200:
+                    done[name] = "decommissioned"
         except (aiohttp.ClientError, asyncpg.PostgresError):
             done.pop(name, None)
 

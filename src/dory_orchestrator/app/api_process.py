@@ -10,12 +10,20 @@ from prometheus_client import Counter
 
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
+from dory_orchestrator.api.fleet import FleetApi
 from dory_orchestrator.api.group_commit import GroupCommitLimits, HeartbeatRecorder
-from dory_orchestrator.api.health import Health, database_check
+from dory_orchestrator.api.health import Check, Health, database_check
 from dory_orchestrator.api.protocol import Connections
 from dory_orchestrator.api.server import Server, allow_connections, make_server, url_of
 from dory_orchestrator.api.service import build
-from dory_orchestrator.app.child import Inheritance, Lifetime, open_store, until, wait_for_schema
+from dory_orchestrator.app.child import (
+    Inheritance,
+    Lifetime,
+    has_cluster,
+    open_store,
+    until,
+    wait_for_schema,
+)
 from dory_orchestrator.core.health import watcher
 from dory_orchestrator.core.model import ComponentHealth, HealthStatus
 from dory_orchestrator.logs import get_logger
@@ -25,6 +33,7 @@ from dory_orchestrator.metrics import MergedRegistry, Metrics
 from dory_orchestrator.ports import Beat
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.postgres import PostgresStore
+from dory_orchestrator.store.views import PostgresViews
 
 _log = get_logger(__name__)
 _REPORT_SECONDS_MAX = 5.0
@@ -48,6 +57,7 @@ class ControlReports:
         self._interval_seconds = poll_interval_seconds
         self._last: Report | None = None
         self._succeeded_at: float | None = None
+        self._components: dict[str, tuple[float, ComponentHealth]] = {}
 
     def refresh(self) -> None:
         """Read the board; a half-written report leaves the one before in place."""
@@ -55,10 +65,31 @@ class ControlReports:
         if self._last is None:
             return
         self._succeeded_at = self._last.watcher.succeeded_at or self._succeeded_at
+        for name, found in self._last.components.items():
+            health = ComponentHealth(found.status, found.message)
+            self._components[name] = (self._last.written_at, health)
         stale = time.monotonic() - self._last.written_at > _REPORT_SECONDS_MAX
         # A process that is gone or hangs cannot take back that it was well.
         doubtful = {"dory_config_watcher_healthy"} if stale else set()
         self._merged.absorb([f for f in self._last.families if f[0] not in doubtful])
+
+    def component(self, name: str) -> Check:
+        """The check of a component of the control process."""
+
+        async def check() -> ComponentHealth:
+            self.refresh()
+            written_at, health = self._components.get(name, (None, None))
+            if written_at is None or health is None:
+                return ComponentHealth(HealthStatus.UNHEALTHY, "nothing was reported yet")
+            # A restarted process has nothing to say at first: what was true then is for a while.
+            age_seconds = time.monotonic() - written_at
+            if age_seconds > _REPORT_SECONDS_MAX:
+                return ComponentHealth(
+                    HealthStatus.UNHEALTHY, f"last reported {age_seconds:.0f} s ago"
+                )
+            return health
+
+        return check
 
     async def watcher(self) -> ComponentHealth:
         """The component `watcher`: unhealthy too when nobody tells of it."""
@@ -83,6 +114,7 @@ class ApiProcess:
         self.metrics = Metrics(process=True)
         self.merged = MergedRegistry(self.metrics)
         self.store: PostgresStore = open_store(settings, self.metrics, "api")
+        self.views = _open_views(settings, self.metrics)
         # Made anew at each start, and known to nobody: a client cannot pose as the canary.
         canary_beat = Beat(uuid.uuid4(), "", True)
         self.recorder = HeartbeatRecorder(
@@ -117,6 +149,9 @@ class ApiProcess:
         self.health.add("database", database_check(self.store), readiness=True)
         if self.reports is not None:
             self.health.add("watcher", self.reports.watcher)
+            if has_cluster(self.settings):
+                self.health.add("kubernetes", self.reports.component("kubernetes"), readiness=True)
+                self.health.add("health-poller", self.reports.component("health-poller"))
 
         async def heartbeats() -> ComponentHealth:
             return self.canary.health()
@@ -133,13 +168,25 @@ class ApiProcess:
             metrics=self.metrics,
             canary=canary_beat,
         )
-        app = build(health=self.health, render_metrics=self.render_metrics, edge=edge)
+        app = build(
+            health=self.health,
+            render_metrics=self.render_metrics,
+            edge=edge,
+            fleet=self._make_fleet(),
+        )
         shared = Connections(
             metrics=self.metrics,
             connections_max=allow_connections(self.settings.http_connections),
             read_seconds=self.settings.http_read_timeout,
         )
         return make_server(app, shared=shared, keep_alive_seconds=self.settings.http_keep_alive)
+
+    def _make_fleet(self) -> FleetApi:
+        token = self.settings.operator_token
+        if token is None:
+            _log.warning("everyone may change the fleet: DORY_OPERATOR_TOKEN is not set")
+        tokens = Tokens(() if token is None else (token.get_secret_value(),))
+        return FleetApi(self.views, tokens=tokens, cluster=self.settings.cluster)
 
     def render_metrics(self) -> bytes:
         """Both processes' metrics as one text."""
@@ -161,13 +208,17 @@ class ApiProcess:
     async def _settle(self) -> None:
         """The first canary beat is recorded and the watcher has read: nobody who comes as soon
         as we are ready sees us unhealthy. Neither is waited for long: we can serve without."""
-        while self.canary.age_seconds is None or not await self._watcher_is_well():  # noqa: ASYNC110
+        while self.canary.age_seconds is None or not await self._control_is_well():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
-    async def _watcher_is_well(self) -> bool:
+    async def _control_is_well(self) -> bool:
         if self.reports is None:
             return True
-        return (await self.reports.watcher()).status is HealthStatus.HEALTHY
+        checks: list[Check] = [self.reports.watcher]
+        if has_cluster(self.settings):
+            checks += [self.reports.component("kubernetes")]
+        found = [await check() for check in checks]
+        return all(health.status is HealthStatus.HEALTHY for health in found)
 
     async def keep_checking(self) -> None:
         """So that metrics tell of the components also when nobody probes."""
@@ -176,8 +227,19 @@ class ApiProcess:
             await self.health.check()
 
 
+def _open_views(settings: Settings, metrics: Metrics) -> PostgresViews:
+    assert settings.config_db is not None  # noqa: S101 - checked by the command line
+    return PostgresViews(
+        settings.config_db.get_secret_value(),
+        metrics=metrics,
+        timeout_seconds=settings.database_timeout,
+    )
+
+
 def accepted_tokens(settings: Settings) -> list[str]:
-    """The present token first, then the previous one."""
+    """The present token first, then the previous one; none when the edge API is open."""
+    if not settings.require_state_token:
+        return []
     tokens = (settings.state_token, settings.state_token_previous)
     return [token.get_secret_value() for token in tokens if token is not None]
 
@@ -233,5 +295,5 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
             process.recorder.close()
             await asyncio.wait({recording}, timeout=_DRAIN_SECONDS)
             recording.cancel()
-    await process.store.close()
+    await asyncio.gather(process.store.close(), process.views.close())
     _log.info("stopped", process="api")

@@ -31,6 +31,9 @@ class Inheritance(msgspec.Struct, frozen=True):
     """What a child gets from its parent: one line of JSON on standard input."""
 
     settings: str
+    url: str
+    holder: str
+    """By which the supervised processes hold the lease: a restarted one is the same holder."""
     listen_fd: int | None
     board_fd: int | None
     restarts: int
@@ -79,6 +82,11 @@ def open_store(settings: Settings, metrics: Metrics, role: str) -> PostgresStore
         timeout_seconds=settings.database_timeout,
         role=role,
     )
+
+
+def has_cluster(settings: Settings) -> bool:
+    """Whether there is a cluster to act on."""
+    return settings.cluster == "local"
 
 
 async def wait_for_schema(store: PostgresStore, on_wait: Callable[[str], None]) -> None:

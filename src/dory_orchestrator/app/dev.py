@@ -1,11 +1,13 @@
-"""`dev`: everything on this machine, with an embedded PostgreSQL."""
+"""`dev`: everything on this machine: an embedded PostgreSQL, a local cluster, a fleet."""
 
 import asyncio
 import contextlib
 import fcntl
 import os
+import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -14,12 +16,17 @@ import msgspec
 from pydantic import SecretStr
 
 from dory_orchestrator.api.server import listen, url_of
+from dory_orchestrator.app.dev_fleet import keep_telling, load_fleet, restart_on_save
 from dory_orchestrator.app.run import serve
+from dory_orchestrator.cluster.local.client import LocalCluster
+from dory_orchestrator.cluster.local.start import start
+from dory_orchestrator.fleet_file import FleetFileError
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.supervise import URGED, Signals
-from dory_orchestrator.ports import StoreError
+from dory_orchestrator.ports import ClusterError, StoreError
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.embedded import EmbeddedPostgres
+from dory_orchestrator.store.fleet import fleet_namespace
 from dory_orchestrator.store.migrate import upgrade
 
 _log = get_logger(__name__)
@@ -37,19 +44,39 @@ class DataDirInUse(Exception):
     """Another living process works in the data directory."""
 
 
-def dev(settings: Settings, data_dir: Path, port: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What was asked of `dev`. Without a `fleet_file` the example is loaded, once.
+
+    `watch` restarts pods whose sources were saved.
+    """
+
+    data_dir: Path
+    port: int
+    fleet_file: Path | None
+    watch: bool
+
+
+def dev(settings: Settings, wishes: Wishes) -> int:
     """Run until told to stop; returns the exit code."""
+    data_dir, port = wishes.data_dir, wishes.port
     data_dir = data_dir.expanduser().resolve()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with _claimed(data_dir) as unclean:
-            return asyncio.run(_dev(settings, data_dir, port, unclean=unclean))
+            wishes = replace(wishes, data_dir=data_dir)
+            return asyncio.run(_dev(settings, wishes, unclean=unclean))
     except DataDirInUse as error:
         _log.error("the data directory is in use", data_dir=str(data_dir), process=str(error))
     except OSError as error:
         _log.error("dev cannot start", error=str(error), data_dir=str(data_dir), port=port)
     except StoreError as error:
         _log.error("the embedded PostgreSQL cannot be used", error=str(error))
+    except ClusterError as error:
+        _log.error("the local cluster cannot be used", error=str(error))
+    except FleetFileError as error:
+        for problem in error.problems:
+            _log.error("the fleet file cannot be used", problem=problem)
     return 1
 
 
@@ -76,11 +103,12 @@ def _claimed(data_dir: Path) -> Iterator[bool]:
             lock.truncate(0)
 
 
-async def _dev(settings: Settings, data_dir: Path, port: int, *, unclean: bool) -> int:
+async def _dev(settings: Settings, wishes: Wishes, *, unclean: bool) -> int:
     signals = Signals()
     signals.listen()
+    data_dir = wishes.data_dir
     endpoints = data_dir / ENDPOINTS
-    sock = await _listen(port, unclean=unclean)
+    sock = await _listen(wishes.port, unclean=unclean)
     endpoints.unlink(missing_ok=True)
     postgres = EmbeddedPostgres(data_dir)
     with sock:
@@ -88,14 +116,56 @@ async def _dev(settings: Settings, data_dir: Path, port: int, *, unclean: bool) 
         try:
             database_url = await _unless_urged(signals, postgres, postgres.start)
             await _unless_urged(signals, postgres, upgrade, database_url)
-            settings = settings.model_copy(
-                update={"config_db": SecretStr(database_url), "shutdown_delay": 0.0}
-            )
-            code = await _serve(settings, sock, signals, postgres, endpoints)
+            settings = _settled(settings, database_url, data_dir)
+            async with _cluster(data_dir, signals) as cluster:
+                code = await _serve(settings, wishes, sock, signals, postgres, cluster)
         finally:
             endpoints.unlink(missing_ok=True)
             await _unless_urged(signals, postgres, postgres.stop, signals.urged.is_set())
     return URGED if signals.urged.is_set() else code
+
+
+def _settled(settings: Settings, database_url: str, data_dir: Path) -> Settings:
+    """The settings that only `dev` knows. Its pods have a token; its edge API asks for one only
+    if somebody chose it."""
+    chosen = settings.state_token
+    return settings.model_copy(
+        update={
+            "config_db": SecretStr(database_url),
+            "local_dir": str(data_dir),
+            "shutdown_delay": 0.0,
+            "state_token": chosen or SecretStr(_state_token(data_dir)),
+            "require_state_token": chosen is not None and settings.require_state_token,
+        }
+    )
+
+
+def _state_token(data_dir: Path) -> str:
+    """Made once for a data directory: pods that outlive us have the one that we know."""
+    file = data_dir / "state-token"
+    if not file.exists():
+        temporary = file.with_suffix(".tmp")
+        temporary.touch(mode=0o600)
+        temporary.write_text(secrets.token_hex(32))
+        temporary.replace(file)
+    return file.read_text().strip()
+
+
+@contextlib.asynccontextmanager
+async def _cluster(data_dir: Path, signals: Signals) -> AsyncIterator[LocalCluster]:
+    """The local cluster, which ends with us: pods are stopped as a kubelet would, and when
+    urged at once."""
+    cluster = await start(data_dir)
+    try:
+        yield cluster
+    finally:
+        stopping = asyncio.create_task(cluster.stop(immediate=signals.urged.is_set()))
+        urged = asyncio.create_task(signals.urged.wait())
+        await asyncio.wait({stopping, urged}, return_when=asyncio.FIRST_COMPLETED)
+        urged.cancel()
+        if not stopping.done():
+            await cluster.stop(immediate=True)
+        await stopping
 
 
 async def _unless_urged(
@@ -130,22 +200,47 @@ async def _listen(port: int, *, unclean: bool) -> socket.socket:
 
 async def _serve(
     settings: Settings,
+    wishes: Wishes,
     sock: socket.socket,
     signals: Signals,
     postgres: EmbeddedPostgres,
-    endpoints: Path,
+    cluster: LocalCluster,
 ) -> int:
     if signals.asked.is_set():
         return 0
+    assert settings.config_db is not None and settings.state_token is not None  # noqa: S101, PT018
+    url, database_url = url_of(sock), settings.config_db.get_secret_value()
+    namespace = await fleet_namespace(database_url)
+    fleet = await load_fleet(database_url, cluster, namespace, wishes.fleet_file)
+    await cluster.configure(url, settings.state_token.get_secret_value())
     async with asyncio.TaskGroup() as group:
         beside = [
-            group.create_task(_announce(settings, url_of(sock), endpoints)),
+            group.create_task(_announce(settings, url, wishes.data_dir / ENDPOINTS)),
             group.create_task(_keep_database(postgres)),
+            group.create_task(_keep_cluster(wishes.data_dir, cluster)),
+            group.create_task(keep_telling(url)),
         ]
-        code = await serve(settings, sock, signals)
+        if wishes.watch:
+            beside.append(group.create_task(restart_on_save(cluster, fleet)))
+        # The holder is the same each time: whoever held the lease for this data directory is gone.
+        code = await serve(settings, sock, signals, holder=f"dev {namespace}")
         for task in beside:
             task.cancel()
     return code
+
+
+async def _keep_cluster(data_dir: Path, cluster: LocalCluster) -> None:
+    """Start a local cluster that was killed once more. It remembers its nodes."""
+    while True:
+        await asyncio.sleep(_CRASH_LOOK_SECONDS)
+        if cluster.is_running():
+            continue
+        _log.error("the local cluster was killed; it is started again")
+        try:
+            await (await start(data_dir)).close()
+        except ClusterError as error:
+            _log.error("the local cluster does not start", error=str(error))
+            await asyncio.sleep(_CRASH_WAIT_SECONDS)
 
 
 async def _announce(settings: Settings, url: str, endpoints: Path) -> None:

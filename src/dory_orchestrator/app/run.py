@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import tempfile
+import uuid
 from typing import IO
 
 import msgspec
@@ -47,11 +48,16 @@ async def _run(settings: Settings, sock: socket.socket) -> int:
     return await serve(settings, sock, signals)
 
 
-async def serve(settings: Settings, sock: socket.socket, signals: Signals) -> int:
-    """Keep the processes of the role running; returns the exit code."""
+async def serve(
+    settings: Settings, sock: socket.socket, signals: Signals, holder: str | None = None
+) -> int:
+    """Keep the processes of the role running; returns the exit code.
+
+    `holder` is the name by which they hold the lease, if it is to outlive this process.
+    """
     _log.info("listening", url=url_of(sock), role=settings.role)
     with _open_board() as board:
-        children = _children(settings, sock.fileno(), board.fileno())
+        children = _children(settings, sock, board.fileno(), holder or str(uuid.uuid4()))
         return await supervise(children, signals, STOP_SECONDS + settings.shutdown_delay)
 
 
@@ -63,29 +69,33 @@ def _open_board() -> IO[bytes]:
     return os.fdopen(memfd_create("dory-orchestrator-report"), "w+b")
 
 
-def _children(settings: Settings, listen_fd: int, board_fd: int) -> list[ChildProcess]:
+def _children(
+    settings: Settings, sock: socket.socket, board_fd: int, holder: str
+) -> list[ChildProcess]:
     names = ("api", "control") if settings.role == "all" else (settings.role,)
     both = len(names) == 2
     return [
-        _child(name, settings, listen_fd if name == names[0] else None, board_fd if both else None)
+        _child(
+            name,
+            Inheritance(
+                settings=settings.to_json(),
+                url=url_of(sock),
+                holder=holder,
+                listen_fd=sock.fileno() if name == names[0] else None,
+                board_fd=board_fd if both else None,
+                restarts=0,
+            ),
+        )
         for name in names
     ]
 
 
-def _child(
-    name: str, settings: Settings, listen_fd: int | None, board_fd: int | None
-) -> ChildProcess:
-    for fd in (listen_fd, board_fd):
-        if fd is not None:
-            os.set_inheritable(fd, True)
+def _child(name: str, inheritance: Inheritance) -> ChildProcess:
+    inherited_fds = [fd for fd in (inheritance.listen_fd, inheritance.board_fd) if fd is not None]
+    for fd in inherited_fds:
+        os.set_inheritable(fd, True)
 
     def payload(restarts: int) -> bytes:
-        return msgspec.json.encode(Inheritance(settings.to_json(), listen_fd, board_fd, restarts))
+        return msgspec.json.encode(msgspec.structs.replace(inheritance, restarts=restarts))
 
-    return ChildProcess(
-        name,
-        _MODULE,
-        [name],
-        payload,
-        [fd for fd in (listen_fd, board_fd) if fd is not None],
-    )
+    return ChildProcess(name, _MODULE, [name], payload, inherited_fds)

@@ -1,0 +1,527 @@
+"""A fleet at work: real processors, built with the published library, on the local cluster."""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import pytest
+from tests.acceptance.real import (
+    COMMAND,
+    RealService,
+    clean_environment,
+    clear,
+    eventually,
+    is_gone,
+    running,
+)
+from tests.contract.worlds import connected
+
+pytestmark = pytest.mark.timeout(120)
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RUNNING = "/api/v1/fleet/processors?limit=1000"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "dory"
+    yield folder
+    clear(folder)
+
+
+class Fleet:
+    """A running `dev`, its database, and its pods."""
+
+    def __init__(self, service: RealService, data_dir: Path, database_url: str) -> None:
+        self.service = service
+        self.data_dir = data_dir
+        self.database_url = database_url
+
+    async def rows(self) -> dict[str, dict[str, Any]]:
+        """Processors of the fleet API by name, or id when they have none."""
+        status, answer = await self.service.get(RUNNING)
+        assert status == 200, answer
+        return {row["name"] or row["id"]: row for row in answer["processors"]}
+
+    async def ready(self) -> dict[str, dict[str, Any]]:
+        """The rows, once all desired are running."""
+        rows = await self.rows()
+        wanted = [row for row in rows.values() if row["status"] is not None]
+        all_run = wanted and all(row["state"] == "running" for row in wanted)
+        return rows if all_run else {}
+
+    async def pods(self) -> dict[str, str]:
+        """Uids of the running pods by processor."""
+        return {name: row["pod_uid"] for name, row in (await self.rows()).items()}
+
+    async def execute(self, statement: str, *arguments: object) -> None:
+        async with connected(self.database_url) as connection:
+            await connection.execute(statement, *arguments)
+
+    async def fetch(self, statement: str, *arguments: object) -> list[Any]:
+        async with connected(self.database_url) as connection:
+            return await connection.fetch(statement, *arguments)
+
+    async def state(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What the pod of a row says its state is."""
+        token = (self.data_dir / "state-token").read_text()
+        url = f"http://{row['pod_ip']}:8080/state"
+        headers = {"Authorization": f"Bearer {token}"}
+        async with self.service.http.get(url, headers=headers) as answer:
+            content = await answer.json()
+            assert answer.status == 200, content
+            return dict(content["data"])
+
+    def processes(self) -> dict[str, psutil.Process]:
+        """The programs of this fleet's pods, by pod name: whoever is their parent."""
+        return {
+            environment["DORY_POD_NAME"]: process
+            for process in psutil.process_iter()
+            if (environment := environment_of(process)).get("DORY_POD_NAME")
+            and str(self.data_dir) in environment.values()
+        }
+
+    async def events(self, **filters: str) -> list[dict[str, Any]]:
+        query = "&".join(f"{key}={value}" for key, value in filters.items())
+        _, answer = await self.service.get(f"/api/v1/fleet/events?limit=1000&{query}")
+        return list(answer["events"])
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    try:
+        return {} if is_gone(process) else process.environ()
+    except psutil.Error:
+        return {}
+
+
+@asynccontextmanager
+async def dev(data_dir: Path, *arguments: str) -> AsyncIterator[Fleet]:
+    async with running(
+        *("dev", "--data-dir", str(data_dir), "--port", "0", "--log-format", "json"),
+        *arguments,
+        ready=False,
+    ) as service:
+        yield await up(service, data_dir)
+
+
+async def up(service: RealService, data_dir: Path) -> Fleet:
+    def told() -> list[dict[str, Any]]:
+        assert service.process.returncode is None, service.log()
+        return service.events("everything is up")
+
+    (line,) = await eventually(told, 40)
+    service.url = line["http"]
+    endpoints = json.loads((data_dir / "endpoints.json").read_text())
+    return Fleet(service, data_dir, endpoints["database"])
+
+
+async def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Run a command to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment() | environment,
+    )
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def fleet_file(folder: Path, **files: str) -> Path:
+    """A folder with a fleet file and the programs of the examples."""
+    folder.mkdir(exist_ok=True)
+    for program in EXAMPLES.glob("*.py"):
+        shutil.copy(program, folder)
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return folder / "fleet.yaml"
+
+
+COUNTERS = """
+processors:
+  - name: counter
+    command: [python, counter.py]
+    replicas: 3
+"""
+
+
+async def test_the_example_comes_up_and_follows_the_database(data_dir: Path) -> None:
+    started_at = time.monotonic()
+    async with dev(data_dir) as fleet:
+        rows = await eventually(fleet.ready, 30)
+        assert time.monotonic() - started_at < 45  # 30 s is promised to a machine with two cores
+        assert len(rows) == 8
+        await eventually(lambda: said(fleet, "fleet: all 8 processors are ready"))
+        assert {row["node_name"] for row in rows.values()} <= {
+            *("edge-1", "edge-2", "cloud-1", "cloud-2")
+        }
+        _, health = await fleet.service.get("/readyz")
+        assert set(health["components"]) == {"database", "kubernetes"}
+        shown = await fleet.fetch("SELECT id, pod_name, pod_ip, node_name FROM processors")
+        assert {(str(r["id"]), r["pod_name"], r["pod_ip"], r["node_name"]) for r in shown} == {
+            (r["id"], r["pod_name"], r["pod_ip"], r["node_name"]) for r in rows.values()
+        }
+
+        # They beat, as edge pods do, through the node's uplink.
+        heartbeats = "SELECT count(*) FROM edge_nodes WHERE last_heartbeat_at IS NOT NULL"
+        await eventually(lambda: has(fleet, heartbeats, 2))
+
+        # Not desired any more: gone, with its process; the others are not touched.
+        victim = rows.pop("counter-lagos")
+        asked_at = time.monotonic()
+        terminate = "UPDATE processors SET status = 'terminated' WHERE id = $1"
+        await fleet.execute(terminate, UUID(victim["id"]))
+        await eventually(lambda: victim["pod_name"] not in fleet.processes())
+        assert time.monotonic() - asked_at < 6  # 2 s is promised to a machine that is idle
+        pods = await fleet.pods()
+        assert {name: pods[name] for name in rows} == {n: r["pod_uid"] for n, r in rows.items()}
+
+        # Desired again: back, with the state that it saved when it was stopped.
+        await fleet.execute(
+            "UPDATE processors SET status = 'pending' WHERE id = $1", UUID(victim["id"])
+        )
+        again = (await eventually(fleet.ready))["counter-lagos"]
+        assert again["pod_uid"] != victim["pod_uid"]
+        assert (again["epoch"], again["node_name"]) == (2, victim["node_name"])
+
+    assert not fleet.processes()
+    assert not await leftovers(data_dir)
+
+
+def said(fleet: Fleet, start: str) -> bool:
+    return any(line["event"].startswith(start) for line in fleet.service.log())
+
+
+async def has(fleet: Fleet, statement: str, count: int) -> bool:
+    (row,) = await fleet.fetch(statement)
+    return bool(row[0] == count)
+
+
+async def leftovers(data_dir: Path) -> list[psutil.Process]:
+    """Processes that know the data directory, once there is no reason for any."""
+    known = str(data_dir)
+
+    def found() -> list[psutil.Process]:
+        processes = [p for p in psutil.process_iter() if known in environment_of(p).values()]
+        for process in psutil.process_iter():
+            try:
+                if any(known in word for word in process.cmdline()):
+                    processes.append(process)
+            except psutil.Error:
+                continue
+        return [process for process in processes if not is_gone(process)]
+
+    try:
+        await eventually(lambda: not found(), 5)
+    except TimeoutError:
+        return found()
+    return []
+
+
+async def test_a_new_version_rolls_through_step_by_step_with_its_state(data_dir, tmp_path):
+    file = fleet_file(tmp_path / "mine", fleet_yaml=COUNTERS)
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        before = await eventually(fleet.ready, 30)
+        counts = {name: (await fleet.state(row))["count"] for name, row in before.items()}
+        await new_version(fleet, "2.0")
+        least_running = 3
+
+        async def rolled() -> bool:
+            nonlocal least_running
+            rows = await fleet.rows()
+            running_rows = [row for row in rows.values() if row["state"] == "running"]
+            least_running = min(least_running, len(running_rows))
+            uids = {row["pod_uid"] for row in running_rows}
+            return len(uids - {row["pod_uid"] for row in before.values()}) == 3
+
+        await eventually(rolled, 40)
+        assert least_running >= 2  # one at a time
+        after = await eventually(fleet.ready)
+        for name, row in after.items():
+            # Each saved its state when it was stopped, and goes on from there.
+            assert (await fleet.state(row))["count"] >= counts[name], name
+            environment = fleet.processes()[row["pod_name"]].environ()
+            assert environment["DORY_APP_VERSION"] == "2.0"
+            assert environment["RESTART_REASON"] == "changed"
+            assert environment["RESTART_COUNT"] == "0"
+
+        # One that cannot start stops the rollout after two, and leaves the third alone.
+        await fleet.execute(
+            "UPDATE processor_template_versions SET runtime_config_template ="
+            " jsonb_set(runtime_config_template, '{container,command}',"
+            ' \'["python", "-c", "raise SystemExit(3)"]\') WHERE is_active'
+        )
+
+        async def stopped() -> bool:
+            return bool(
+                [r for r in (await fleet.rows()).values() if r["reason"] == "rollout_stopped"]
+            )
+
+        await eventually(stopped, 60)
+        rows = await fleet.rows()
+        assert sum(row["state"] == "running" for row in rows.values()) == 1
+
+        # What failed is created anew with back-off, and told why.
+        async def told() -> bool:
+            return any(
+                environment.get("PREVIOUS_EXIT_CODE") == "3"
+                for process in fleet.processes().values()
+                if (environment := environment_of(process))
+            )
+
+        await eventually(told, 40)
+        assert await fleet.events(kind="failure")
+
+        # A version that works again mends all.
+        await new_version(fleet, "3.0", command='["python", "counter.py"]')
+        await eventually(fleet.ready, 60)
+
+
+async def new_version(fleet: Fleet, version: str, command: str | None = None) -> None:
+    """Activate a new version of the only template, as the portal does: in one transaction."""
+    async with connected(fleet.database_url) as connection, connection.transaction():
+        await connection.execute(
+            "INSERT INTO processor_template_versions (processor_template_id, version, image_uri,"
+            " is_active, runtime_config_template) SELECT processor_template_id, $1, image_uri,"
+            " false, CASE WHEN $2::text IS NULL THEN runtime_config_template ELSE"
+            " jsonb_set(runtime_config_template, '{container,command}', $2::text::jsonb) END"
+            " FROM processor_template_versions WHERE is_active",
+            version,
+            command,
+        )
+        await connection.execute(
+            "UPDATE processor_template_versions SET is_active = (version = $1)", version
+        )
+
+
+async def test_nothing_is_deleted_until_it_is_confirmed(data_dir, tmp_path):
+    file = fleet_file(tmp_path / "mine", fleet_yaml=COUNTERS)
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        before = await eventually(fleet.ready, 30)
+        uids = {row["pod_uid"] for row in before.values()}
+        await fleet.execute("DELETE FROM processors")
+
+        async def held() -> bool:
+            _, guard = await fleet.service.get("/api/v1/fleet/guard")
+            return bool(guard["held"] and guard["processors_count"] == 3)
+
+        await eventually(held)
+        assert fleet.service.events(
+            "the deletion guard holds: look at the database, then confirm or restore"
+        )
+
+        async def counted() -> bool:
+            return await fleet.service.metric("dory_deletion_guard_held_pods") == 3
+
+        await eventually(counted)
+        assert {row["pod_uid"] for row in (await fleet.rows()).values()} == uids
+        for row in before.values():
+            beat = await fleet.service.beat(processor_id=row["id"], node_id=row["node_name"])
+            assert beat["directive"] == "continue"
+
+        url = fleet.service.url
+        code, out, _ = await command("guard", "status", "--url", url)
+        assert code == 0
+        assert "held" in out
+        code, _, err = await command("guard", "confirm", "--yes", "--url", url)
+        assert code == 0, err
+        await eventually(lambda: not fleet.processes(), 20)
+        for row in before.values():
+            beat = await fleet.service.beat(processor_id=row["id"], node_id=row["node_name"])
+            assert beat["directive"] == "shutdown"
+
+
+async def test_processes_that_are_killed_and_pods_that_go_on(data_dir, tmp_path):
+    file = fleet_file(tmp_path / "mine", fleet_yaml=COUNTERS)
+    async with running(
+        *("dev", "--data-dir", str(data_dir), "--port", "0", "--log-format", "json"),
+        *("--fleet", str(file)),
+        ready=False,
+    ) as service:
+        fleet = await up(service, data_dir)
+        rows = await eventually(fleet.ready, 30)
+        pids = {name: process.pid for name, process in fleet.processes().items()}
+
+        # The deciding process is killed: it comes back, and touches nothing.
+        (control,) = service.children("control")
+        control.kill()
+        await eventually(lambda: service.children("control") not in ([], [control]))
+        await eventually(lambda: len(service.events("leads")) == 2)
+        assert {n: p.pid for n, p in fleet.processes().items()} == pids
+
+        # A processor crashes: the kubelet starts it again in its place.
+        victim = rows["counter-1"]
+        code, _, err = await command("local", "crash-pod", victim["pod_name"], *at(data_dir))
+        assert code == 0, err
+
+        async def restarted() -> bool:
+            row = (await fleet.rows())["counter-1"]
+            return bool(row["restart_count"] == 1 and row["state"] == "running")
+
+        await eventually(restarted, 20)
+        assert (await fleet.rows())["counter-1"]["pod_uid"] == victim["pod_uid"]
+        pids = {name: process.pid for name, process in fleet.processes().items()}
+
+        # Everything of `dev` but the cluster and its pods is killed.
+        for child in service.children("api") + service.children("control"):
+            child.kill()
+        service.process.kill()
+        await service.ended()
+
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        await eventually(fleet.ready, 30)
+        assert {name: process.pid for name, process in fleet.processes().items()} == pids
+        # Heartbeats find the new one, at another port, without the pods' doing. Whoever's health
+        # was not written by the poller beats by itself.
+        heard = (
+            "SELECT count(*) FROM processors p LEFT JOIN orchestrator.pod_health h"
+            " ON h.processor_id = p.id WHERE p.last_health_check_at > now() - interval '9 s'"
+            " AND p.last_health_check_at IS DISTINCT FROM h.written_at"
+        )
+        await eventually(lambda: has(fleet, heard, 3), 20)
+        counts = {n: (await fleet.state(r))["count"] for n, r in (await fleet.rows()).items()}
+
+        # Stopped in order: saved and back with its state.
+        row = (await fleet.rows())["counter-2"]
+        code, _, err = await command("local", "stop-pod", row["pod_name"], *at(data_dir))
+        assert code == 0, err
+
+        async def replaced() -> dict[str, Any]:
+            new = (await fleet.rows())["counter-2"]
+            return new if new["pod_uid"] != row["pod_uid"] and new["state"] == "running" else {}
+
+        new = await eventually(replaced, 20)
+        assert (await fleet.state(new))["count"] >= counts["counter-2"]
+        code, out, _ = await command("local", "logs", new["pod_name"], *at(data_dir))
+        assert code == 0
+        assert "Processor ready" in out
+
+        # Everything at once, as when the power fails.
+        cluster = json.loads((data_dir / "local" / "cluster.json").read_text())
+        old = fleet.processes()
+        service = fleet.service
+        for child in service.children("api") + service.children("control"):
+            child.kill()
+        service.process.kill()
+        psutil.Process(cluster["pid"]).kill()
+        await service.ended()
+        await eventually(
+            lambda: (
+                is_gone(psutil.Process(cluster["pid"]))
+                if psutil.pid_exists(cluster["pid"])
+                else True
+            )
+        )
+
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        await eventually(fleet.ready, 30)
+        assert all(is_gone(process) for process in old.values())
+        assert len(fleet.processes()) == 3
+    assert not await leftovers(data_dir)
+
+
+def at(data_dir: Path) -> tuple[str, str]:
+    return "--data-dir", str(data_dir)
+
+
+async def test_saving_a_source_restarts_its_pod_with_its_state(data_dir, tmp_path):
+    folder = tmp_path / "mine"
+    file = fleet_file(
+        folder,
+        fleet_yaml=(
+            "processors:\n"
+            "  - {name: mine, command: [python, counter.py]}\n"
+            "  - {name: other, command: [python, sensor.py]}\n"
+        ),
+    )
+    async with dev(data_dir, "--fleet", str(file), "--watch") as fleet:
+        before = await eventually(fleet.ready, 30)
+        await eventually(lambda: fleet.service.events("watching sources"))
+        count = (await fleet.state(before["mine"]))["count"]
+        source = folder / "counter.py"
+        source.write_text(source.read_text().replace("+ self.step", "+ 1_000_000"))
+
+        async def edited() -> bool:
+            rows = await fleet.ready()
+            if not rows or rows["mine"]["pod_uid"] == before["mine"]["pod_uid"]:
+                return False
+            return bool((await fleet.state(rows["mine"]))["count"] > 1_000_000 + count)
+
+        await eventually(edited, 30)
+        assert (await fleet.rows())["other"]["pod_uid"] == before["other"]["pod_uid"]
+
+
+async def test_a_fleet_file_is_applied_to_a_running_fleet(data_dir, tmp_path):
+    folder = tmp_path / "mine"
+    file = fleet_file(folder, fleet_yaml=COUNTERS)
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        await eventually(fleet.ready, 30)
+        file.write_text(COUNTERS.replace("replicas: 3", "replicas: 2"))
+        code, out, err = await command(
+            "fleet", "apply", str(file), "--prune", "--dry-run", *at(data_dir)
+        )
+        assert (code, "- processor" in out or "counter-3" in out) == (0, True), out + err
+        assert len(await fleet.ready()) == 3
+        code, out, err = await command("fleet", "apply", str(file), "--prune", *at(data_dir))
+        assert code == 0, out + err
+
+        async def two() -> bool:
+            return len(await fleet.ready()) == 2 == len(fleet.processes())
+
+        await eventually(two, 20)
+        file.write_text("processors:\n  - {name: mine, comand: [x]}\n")
+        code, _, err = await command("fleet", "apply", str(file), *at(data_dir))
+        assert code == 2
+        assert "fleet.yaml:2" in err
+        assert "comand" in err
+        code, out, _ = await command("processors", "-o", "json", "--url", fleet.service.url)
+        assert code == 0
+        assert len(json.loads(out)["processors"]) == 2
+
+
+async def test_a_cluster_that_hangs_is_told_and_heartbeats_go_on(data_dir, tmp_path):
+    file = fleet_file(tmp_path / "mine", fleet_yaml=COUNTERS)
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        rows = await eventually(fleet.ready, 30)
+        cluster = psutil.Process(
+            json.loads((data_dir / "local" / "cluster.json").read_text())["pid"]
+        )
+        cluster.suspend()
+        try:
+
+            async def not_ready() -> bool:
+                status, health = await fleet.service.get("/readyz")
+                return bool(
+                    status == 503 and health["components"]["kubernetes"]["status"] == "unhealthy"
+                )
+
+            await eventually(not_ready, 20)
+            # Nothing is taken for gone: what cannot be seen is not decided on.
+            await fleet.execute(
+                "UPDATE processors SET status = 'terminated' WHERE name = 'counter-3'"
+            )
+            beat = await fleet.service.beat(processor_id=rows["counter-1"]["id"])
+            assert beat["acknowledged"]
+            assert len(fleet.processes()) == 3
+        finally:
+            cluster.resume()
+        await eventually(fleet.service.is_ready, 20)
+
+        async def caught_up() -> bool:
+            rows = await fleet.ready()
+            return len(rows) == 2 and len(fleet.processes()) == 2
+
+        await eventually(caught_up, 20)
+        assert {n: r["pod_uid"] for n, r in (await fleet.rows()).items()} == {
+            n: r["pod_uid"] for n, r in rows.items() if n != "counter-3"
+        }
