@@ -44,5 +44,5 @@ fix: setup ## Let the tools repair what they can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: setup ## Recorded heartbeats a second, as ratios measured in one run (needs wrk)
+bench: setup ## What heartbeats and reconciliation cost, as ratios measured in one run (needs wrk)
 	@status=0; for name in heartbeats reconcile; do .venv/bin/python -m benchmarks.$$name || status=1; done; exit $$status

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,13 @@ _TEMPLATE = "dory_template"
 _DATABASE_FIXTURES = {"postgres", "own_postgres", "database_url", "empty_database_url"}
 _DATABASE_TIMEOUT_SECONDS = 60
 _numbers = count(1)
+
+
+def pytest_configure() -> None:
+    """A shell without job control starts what runs in the background with SIGINT ignored, and
+    every child of the tests would inherit that: those that are to end by it never would."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ from tests.core.world import LIMITS, a_node, a_pod, a_processor
 
 from dory_orchestrator.core.model import Limits, PodPhase, Resources, Taint, TaintEffect, Toleration
 from dory_orchestrator.core.plan import Choice, Decision, Unfit
-from dory_orchestrator.core.scheduling import Load, Request, choose_node, loads, unfit_for
+from dory_orchestrator.core.scheduling import Load, Request, choose_node, loads, shortlist
 
 NO_SCHEDULE, NO_EXECUTE = TaintEffect.NO_SCHEDULE, TaintEffect.NO_EXECUTE
 PREFER = TaintEffect.PREFER_NO_SCHEDULE
@@ -32,6 +32,10 @@ def chosen(request, *of_nodes: Load) -> Choice:
     return choose_node(request, {load.node.name: load for load in of_nodes}, LIMITS)
 
 
+def why_not_on(load: Load, request: Request) -> Unfit | None:
+    return chosen(request, load).unfit.get(load.node.name)
+
+
 @pytest.mark.parametrize(
     ("used", "asked", "why_not"),
     [
@@ -49,7 +53,7 @@ def chosen(request, *of_nodes: Load) -> Choice:
     ],
 )
 def test_a_tenth_of_a_node_stays_free(used, asked, why_not):
-    assert unfit_for(request(asked), load_of(**used), LIMITS) is why_not
+    assert why_not_on(load_of(**used), request(asked)) is why_not
 
 
 @pytest.mark.parametrize(
@@ -93,16 +97,16 @@ def test_why_a_node_is_not_chosen(node, why_not):
 )
 def test_taints_are_tolerated_as_in_kubernetes(toleration, taint, tolerated):
     node = replace(NODE, taints=(taint,))
-    why_not = unfit_for(request(tolerations=[toleration]), Load(node), LIMITS)
+    why_not = why_not_on(Load(node), request(tolerations=[toleration]))
     assert why_not is (None if tolerated else Unfit.TAINT)
 
 
 def test_every_taint_has_to_be_tolerated():
     node = replace(NODE, taints=(Taint("a", "", NO_SCHEDULE), Taint("b", "", NO_EXECUTE)))
     one = Toleration("a", "Exists")
-    assert unfit_for(request(tolerations=[one]), Load(node), LIMITS) is Unfit.TAINT
+    assert why_not_on(Load(node), request(tolerations=[one])) is Unfit.TAINT
     both = request(tolerations=[one, Toleration("b", "Exists")])
-    assert unfit_for(both, Load(node), LIMITS) is None
+    assert why_not_on(Load(node), both) is None
 
 
 def test_the_most_utilised_node_that_fits_is_chosen():
@@ -170,6 +174,8 @@ def test_no_node_is_filled_beyond_its_buffer(has, asked, buffer):
     of_node = {node.name: Load(node) for node in nodes}
     for resources in asked:
         choice = choose_node(request(resources), of_node, Limits(node_buffer=buffer))
+        known = shortlist(request(resources), of_node)
+        assert choice == choose_node(request(resources), of_node, Limits(node_buffer=buffer), known)
         assert choice.unfit.keys() == of_node.keys() - {choice.node_name}
         if choice.node_name is not None:
             of_node[choice.node_name].add(resources)

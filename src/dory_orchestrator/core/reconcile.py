@@ -1,5 +1,6 @@
 """What is, what should be, and so what is to be done: the one place where it is decided."""
 
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -32,9 +33,10 @@ from dory_orchestrator.core.plan import (
     Plan,
     Reason,
     Record,
+    Unfit,
 )
 from dory_orchestrator.core.rollout import Progress, next_step
-from dory_orchestrator.core.scheduling import Request, choose_node, loads
+from dory_orchestrator.core.scheduling import Request, Shortlist, choose_node, loads, shortlist
 from dory_orchestrator.core.specify import (
     EDGE,
     Blueprint,
@@ -112,6 +114,24 @@ class _Wanted:
     config_hash: str
 
 
+@dataclass(slots=True)
+class _Kind:
+    """Pods that differ in nothing that a place depends on. `full` is the answer for all of them
+    once no node fits: nodes only fill."""
+
+    request: Request
+    shortlist: Shortlist
+    full: "_Place | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The scheduler's choice, and in words why it chose no node."""
+
+    choice: Choice
+    why_not: str
+
+
 class _Homes:
     """The edge nodes that take work, by organization and name."""
 
@@ -144,7 +164,7 @@ class _Cycle:
         self.loads = loads(snapshot.observed.nodes, self._pods_with_places())
         self.desired_counts = guard.count_desired(self.desired.configs.values(), limits.namespace)
         self.homes = _Homes(self.desired.edge_nodes)
-        self.full: dict[tuple[UUID | None, str, str], Choice] = {}
+        self.kinds: dict[tuple[bool, UUID | None, str, str], _Kind] = {}
         self.wanted: list[_Wanted] = []
         self.progress: defaultdict[str, Progress] = defaultdict(Progress)
         self.creates: list[Create] = []
@@ -408,8 +428,8 @@ class _Cycle:
                 self._place_in_cloud(wanted)
 
     def _place_in_cloud(self, wanted: _Wanted) -> None:
-        choice = self._choose(wanted, APPLICATION_NODE_SELECTOR, None)
-        self._create(wanted, choice, home=None)
+        place = self._choose(wanted, APPLICATION_NODE_SELECTOR, None)
+        self._create(wanted, place, home=None)
 
     def _place_on_edge(self, wanted: _Wanted) -> None:
         """On the node of its link; without one on a node of its own organization."""
@@ -423,56 +443,62 @@ class _Cycle:
             detail = "its edge node is " + ("not in the database" if home is None else home.status)
             self._find(processor_id, Reason.NO_EDGE_NODE, detail)
             return
-        choice = self._choose(wanted, EDGE_NODE_SELECTOR, frozenset({home.name}))
-        self._create(wanted, choice, home=home)
+        place = self._choose(wanted, EDGE_NODE_SELECTOR, frozenset({home.name}))
+        self._create(wanted, place, home=home)
 
     def _place_first(self, wanted: _Wanted) -> None:
         processor_id, organization_id = wanted.config.processor_id, wanted.config.organization_id
         rows = self.homes.of(organization_id)
-        choice = self._choose(wanted, EDGE_NODE_SELECTOR, frozenset(rows))
-        if choice.node_name is None:
+        place = self._choose(wanted, EDGE_NODE_SELECTOR, frozenset(rows))
+        if place.choice.node_name is None:
             # Without a node it cannot be created Pending: it might land in another organization.
-            detail = f"no edge node of its organization takes it{_why_not(choice)}"
+            detail = f"no edge node of its organization takes it{place.why_not}"
             self._find(processor_id, Reason.NO_EDGE_NODE, detail)
             own = self.desired.ownership.get(processor_id)
             if own is not None:
                 # It had a place: that it has none now may be the new configuration's fault.
                 self._count_missing(wanted, own)
             return
-        home = rows[choice.node_name]
-        self._create(wanted, choice, home=home, link=home.id)
+        home = rows[place.choice.node_name]
+        self._create(wanted, place, home=home, link=home.id)
 
     def _choose(
         self, wanted: _Wanted, selector: Mapping[str, str], names: frozenset[str] | None
-    ) -> Choice:
-        """Where nothing fitted one there is no place for another like it: nodes only fill."""
-        blueprint, runtime = wanted.blueprint, wanted.blueprint.runtime
+    ) -> _Place:
+        """What was found out for one holds for others of its kind."""
+        blueprint = wanted.blueprint
         organization_id = None if names is None else wanted.config.organization_id
-        kind = (organization_id, blueprint.slug, blueprint.digest)
-        # Few nodes are soon looked at. A kind that nothing takes is mostly one of many.
-        is_quick = names is not None and len(names) <= 1
-        if kind in self.full and not is_quick:
-            return self.full[kind]
-        request = Request(
-            runtime.requests,
-            {**selector, **runtime.node_selector},
-            tolerations_of(wanted.config, blueprint),
-            names,
-        )
-        choice = choose_node(request, self.loads, self.limits)
-        if choice.node_name is None and not is_quick:
-            self.full[kind] = choice
-        return choice
+        key = (names is None, organization_id, blueprint.slug, blueprint.digest)
+        # A single node is soon looked at, and not the same one for all of a kind.
+        is_single = names is not None and len(names) <= 1
+        kind = None if is_single else self.kinds.get(key)
+        if kind is None:
+            request = Request(
+                blueprint.runtime.requests,
+                {**selector, **blueprint.runtime.node_selector},
+                tolerations_of(wanted.config, blueprint),
+                names,
+            )
+            kind = _Kind(request, shortlist(request, self.loads))
+            if not is_single:
+                self.kinds[key] = kind
+        if kind.full is not None:
+            return kind.full
+        choice = choose_node(kind.request, self.loads, self.limits, kind.shortlist)
+        if choice.node_name is not None:
+            return _Place(choice, "")
+        kind.full = _Place(choice, _why_not(choice))
+        return kind.full
 
     def _create(
         self,
         wanted: _Wanted,
-        choice: Choice,
+        place: _Place,
         *,
         home: EdgeNodeRow | None,
         link: UUID | None = None,
     ) -> None:
-        processor_id = wanted.config.processor_id
+        processor_id, choice = wanted.config.processor_id, place.choice
         own = self.desired.ownership.get(processor_id)
         before = own.epoch if own is not None else 0
         spec = specify(
@@ -489,7 +515,7 @@ class _Cycle:
         self._count_missing(wanted, own)
         if choice.node_name is not None:
             self.loads[choice.node_name].add(spec.requests)
-        detail = f"on {choice.node_name}" if choice.node_name else f"no node fits{_why_not(choice)}"
+        detail = f"on {choice.node_name}" if choice.node_name else f"no node fits{place.why_not}"
         self.creates.append(
             Create(processor_id, before, before + 1, spec, choice, Reason.NOT_RUNNING, detail, link)
         )
@@ -672,9 +698,12 @@ def _fleet(pod: Pod) -> str:
 
 
 def _why_not(choice: Choice) -> str:
+    """The nodes that come nearest first: those of another role never take it."""
     if not choice.unfit:
         return ""
-    shown = sorted(choice.unfit.items())[:_SHOWN_NODES_MAX]
+    shown = heapq.nsmallest(
+        _SHOWN_NODES_MAX, choice.unfit.items(), key=lambda one: (one[1] is Unfit.SELECTOR, one[0])
+    )
     more = len(choice.unfit) - len(shown)
     said = ", ".join(f"{name}: {unfit}" for name, unfit in shown)
     return f" ({said}{f' and {more} more' if more else ''})"

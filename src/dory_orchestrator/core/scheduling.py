@@ -1,5 +1,6 @@
 """Which node gets a pod: first fit on the most utilised healthy node (design, section 8)."""
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -70,17 +71,47 @@ def loads(nodes: Mapping[str, Node], pods: Iterable[tuple[str | None, Pod]]) -> 
     return of_node
 
 
-def choose_node(request: Request, of_node: Mapping[str, Load], limits: Limits) -> Choice:
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """The nodes that take a kind of pod if they have room, and why the others never do.
+
+    It does not change while a plan is made. In a fleet of edge nodes few are left: who places
+    many pods of a kind asks all nodes once, and not for each pod.
+    """
+
+    loads: Mapping[str, Load]
+    unfit: dict[str, Unfit]
+
+
+def shortlist(request: Request, of_node: Mapping[str, Load]) -> Shortlist:
+    """All that can be said of nodes before their load is looked at."""
+    fit: dict[str, Load] = {}
+    unfit: dict[str, Unfit] = {}
+    for name in of_node if request.names is None else request.names & of_node.keys():
+        why_not = _never_fits(request, of_node[name].node)
+        if why_not is None:
+            fit[name] = of_node[name]
+        else:
+            unfit[name] = why_not
+    return Shortlist(fit, unfit)
+
+
+def choose_node(
+    request: Request,
+    of_node: Mapping[str, Load],
+    limits: Limits,
+    known: Shortlist | None = None,
+) -> Choice:
     """The most utilised node on which the pod fits, and for each other candidate why not.
 
     Of two that are equally utilised the first by name: the order of input changes nothing.
-    No node fits: `provision_node`.
+    No node fits: `provision_node`. `known` is the shortlist of this request, where there is one.
     """
+    known = shortlist(request, of_node) if known is None else known
     unfit: dict[str, Unfit] = {}
     best: tuple[float, str] | None = None
-    for name in of_node if request.names is None else request.names & of_node.keys():
-        load = of_node[name]
-        why_not = unfit_for(request, load, limits)
+    for name, load in known.loads.items():
+        why_not = _short_of(request.resources, load, limits)
         if why_not is not None:
             unfit[name] = why_not
             continue
@@ -91,12 +122,11 @@ def choose_node(request: Request, of_node: Mapping[str, Load], limits: Limits) -
             best = rank
         else:
             unfit[name] = Unfit.LESS_UTILISED
-    return Choice(best[1] if best else None, unfit)
+    return Choice(best[1] if best else None, ChainMap(unfit, known.unfit))
 
 
-def unfit_for(request: Request, load: Load, limits: Limits) -> Unfit | None:
-    """Why a pod does not go to a node; the first rule that holds. None: it fits."""
-    node = load.node
+def _never_fits(request: Request, node: Node) -> Unfit | None:
+    """Why a pod does not go to a node, empty or full; the first rule that holds."""
     if not node.ready:
         return Unfit.NOT_READY
     if node.unschedulable:
@@ -105,11 +135,14 @@ def unfit_for(request: Request, load: Load, limits: Limits) -> Unfit | None:
         return Unfit.SELECTOR
     if any(not _tolerated(taint, request.tolerations) for taint in node.taints):
         return Unfit.TAINT
-    return _short_of(request.resources, load, limits)
+    return None
 
 
 def _short_of(asked: Resources, load: Load, limits: Limits) -> Unfit | None:
-    """A share of CPU, memory and pods stays free; GPUs are whole, and few."""
+    """What a node has too little of; the first rule that holds. None: it fits.
+
+    A share of CPU, memory and pods stays free; GPUs are whole, and few.
+    """
     has, usable = load.node.allocatable, 1.0 - limits.node_buffer
     if load.pods + 1 > load.node.pods_max * usable:
         return Unfit.PODS
