@@ -220,7 +220,7 @@ class TestNodesThatAreAway:
     def test_an_old_pod_there_is_left_alone_and_the_others_go_on(self):
         plan = self.plan(there={"ready": False})
         assert [delete.processor_id == an_id(0) for delete in changed(plan)] == [False]
-        assert plan.findings[an_id(0)].reason is Reason.STARTING
+        assert plan.findings[an_id(0)].reason is Reason.NODE_SUSPECT
 
     def test_also_while_it_still_looks_ready(self):
         plan = self.plan(there={})
@@ -241,12 +241,12 @@ class TestNodesThatAreAway:
         away = replace(self.AWAY, ready_changed_at=since)
         plan = self.plan(away=away, there={"terminating": True, "ready": False})
         assert bool(changed(plan)) is goes_on
-        assert plan.wake_at == (None if goes_on else START + 1)
+        dead_at = START + LIMITS.node_failure_grace_seconds
+        assert plan.wake_at == (dead_at if goes_on else START + 1)
 
     def test_a_new_pod_that_never_had_its_node_tells_nothing(self):
         plan = self.plan(new=[NEW_STARTS], there={})
         assert len(changed(plan)) == 1
-        assert plan.wake_at is None
 
     def test_a_node_that_went_away_under_its_new_pod_may_be_its_fault(self):
         away = replace(self.AWAY, ready_changed_at=START - 5)

@@ -150,6 +150,29 @@ def test_the_client_library_s_times(environment, grace, startup):
 
 
 @pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ({}, "checkpoint_interval_seconds", None),
+        ({"checkpoint_interval_seconds": None}, "checkpoint_interval_seconds", None),
+        ({"checkpoint_interval_seconds": 0}, "checkpoint_interval_seconds", 0.0),
+        ({"checkpoint_interval_seconds": 2.5}, "checkpoint_interval_seconds", 2.5),
+        ({"checkpoint_interval_seconds": 3600}, "checkpoint_interval_seconds", 3600.0),
+        ({}, "proof", ()),
+        ({"proof": ["/count", "/a~1b/0", "/"]}, "proof", ("/count", "/a~1b/0", "/")),
+        ({}, "failback_manual", False),
+        ({"failback": "auto"}, "failback_manual", False),
+        ({"failback": "manual"}, "failback_manual", True),
+        ({}, "fencing", True),
+        ({"fencing": False}, "fencing", False),
+        ({"fencing": "off"}, "fencing", False),
+        ({"fencing": "on"}, "fencing", True),
+    ],
+)
+def test_what_concerns_state_and_moves(section, field, value):
+    assert getattr(read(json.dumps({"orchestrator": section})), field) == value
+
+
+@pytest.mark.parametrize(
     ("content", "place"),
     [
         ({"resources": []}, "resources: is no object"),
@@ -204,6 +227,19 @@ def test_the_client_library_s_times(environment, grace, startup):
         ({"orchestrator": "fast"}, "orchestrator: is no object"),
         ({"orchestrator": {"priority": "high"}}, "orchestrator.priority"),
         ({"orchestrator": {"priority": 1_000_001}}, "orchestrator.priority"),
+        ({"orchestrator": {"checkpoint_interval_seconds": -1}}, "is no number from 0 to 3600"),
+        ({"orchestrator": {"checkpoint_interval_seconds": 3601}}, "checkpoint_interval_seconds"),
+        ({"orchestrator": {"checkpoint_interval_seconds": True}}, "checkpoint_interval_seconds"),
+        ({"orchestrator": {"checkpoint_interval_seconds": "10s"}}, "checkpoint_interval_seconds"),
+        ({"orchestrator": {"proof": "/count"}}, "orchestrator.proof: is no list"),
+        ({"orchestrator": {"proof": [1]}}, "orchestrator.proof: is no list"),
+        ({"orchestrator": {"proof": ["count"]}}, "'count' is no JSON pointer"),
+        ({"orchestrator": {"proof": [""]}}, "orchestrator.proof"),
+        ({"orchestrator": {"proof": ["/a~2"]}}, "orchestrator.proof"),
+        ({"orchestrator": {"failback": "never"}}, "orchestrator.failback: is neither"),
+        ({"orchestrator": {"failback": ["auto"]}}, "orchestrator.failback"),
+        ({"orchestrator": {"fencing": "yes"}}, "orchestrator.fencing: is neither"),
+        ({"orchestrator": {"fencing": 1}}, "orchestrator.fencing"),
         ([], "is no object"),
         ("text", "is no object"),
         (7, "is no object"),

@@ -264,7 +264,7 @@ def test_where_a_pod_may_be():
     }
     assert len(told) == 5
     blueprint = Blueprints().of(a_processor(0, versions=(version,)))
-    assert tolerations_of(a_processor(0), blueprint) == cloud.tolerations
+    assert tolerations_of(blueprint, is_edge=False) == cloud.tolerations
 
 
 @pytest.mark.parametrize(

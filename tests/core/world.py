@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from dory_orchestrator.core import guard
+from dory_orchestrator.core.brake import BrakeRecord
 from dory_orchestrator.core.model import (
     CONFIG_HASH_ANNOTATION,
     EPOCH_ANNOTATION,
@@ -21,6 +22,8 @@ from dory_orchestrator.core.model import (
     EdgeNodeRow,
     GuardRecord,
     Limits,
+    Move,
+    MoveKind,
     Node,
     Observation,
     Ownership,
@@ -35,12 +38,16 @@ from dory_orchestrator.core.model import (
     TemplateVersion,
     Toleration,
 )
+from dory_orchestrator.core.node_health import NodeRecord
 from dory_orchestrator.core.plan import (
     Adopt,
+    CancelMove,
     Create,
     Delete,
+    EndMove,
     Failure,
     Forget,
+    MoveStart,
     Plan,
     Reason,
     Record,
@@ -224,7 +231,11 @@ class World:
     nodes: dict[str, Node] = field(default_factory=dict)
     edge_nodes: dict[UUID, EdgeNodeRow] = field(default_factory=dict)
     links: dict[UUID, UUID] = field(default_factory=dict)
+    homes: dict[UUID, UUID] = field(default_factory=dict)
     ownership: dict[UUID, Ownership] = field(default_factory=dict)
+    moves: dict[UUID, Move] = field(default_factory=dict)
+    node_records: dict[str, NodeRecord] = field(default_factory=dict)
+    brake: BrakeRecord = field(default_factory=BrakeRecord)
     guard: GuardRecord = field(default_factory=GuardRecord)
     held_counts: dict[str, int] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)
@@ -239,6 +250,8 @@ class World:
     seen: list[Observation] = field(default_factory=list)
     """Former pictures of the cluster, the newest last."""
     created: int = 0
+    lost: set[str] = field(default_factory=set)
+    """Pods, by uid, that stood on a node when it went away."""
 
     # What we do
 
@@ -252,12 +265,17 @@ class World:
                 configs=dict(self.configs),
                 edge_nodes=dict(self.edge_nodes),
                 links=dict(self.links),
+                homes={k: home for k, home in self.homes.items() if k not in self.links},
                 ownership=dict(self.ownership),
+                moves=dict(self.moves),
+                node_records=dict(self.node_records),
+                brake=self.brake,
                 guard=self.guard,
             ),
             observed=observed,
             acting=frozenset(self.acting()),
             desired_most=dict(self.most),
+            restored=frozenset(uid for uid, pod in self.pods.items() if pod.ready),
         )
 
     def picture(self) -> Observation:
@@ -281,6 +299,9 @@ class World:
 
     def carry_out(self, plan: Plan, lost: frozenset[int] = frozenset()) -> None:
         """Ask the store for every action; those whose number is in `lost` are not asked for."""
+        self.node_records = {key: verdict.record for key, verdict in plan.nodes.items()}
+        if plan.brake is not None:
+            self.brake = plan.brake.record
         for record in plan.records:
             self.record(record)
         for number, action in enumerate(plan.actions):
@@ -309,7 +330,9 @@ class World:
 
     # What the store does (queries.sql)
 
-    def grant(self, action: Create | Delete | Adopt | Failure | Forget) -> bool:
+    def grant(
+        self, action: Create | Delete | Adopt | Failure | Forget | EndMove | CancelMove
+    ) -> bool:
         own = self.ownership.get(action.processor_id)
         match action:
             case Create():
@@ -329,7 +352,44 @@ class World:
                     return False
                 self.ownership[action.processor_id] = Ownership(own.epoch)
                 self.links.pop(action.processor_id, None)
+                self.moves.pop(action.processor_id, None)
                 return True
+            case EndMove():
+                if own is None or own.epoch != action.epoch:
+                    return False
+                return self.moves.pop(action.processor_id, None) is not None
+            case CancelMove():
+                return self._grant_cancelling(action, own)
+
+    def _grant_cancelling(self, action: CancelMove, own: Ownership | None) -> bool:
+        key, pod = action.processor_id, action.pod
+        if own is None or own.epoch != action.before_epoch:
+            return False
+        self.ownership[key] = replace(
+            own, epoch=action.epoch, pod_uid=pod.uid, pod_name=pod.name, node_name=pod.node_name
+        )
+        if action.kind is MoveKind.FAILOVER:
+            if key in self.homes:
+                self.links.setdefault(key, self.homes.pop(key))
+        elif self.links.get(key) == action.edge_node_id:
+            self.homes[key] = self.links.pop(key)
+        self.moves.pop(key, None)
+        return True
+
+    def _begin_move(self, key: UUID, start: MoveStart) -> None:
+        self.moves[key] = Move(
+            kind=start.kind,
+            from_node=start.from_node,
+            old_uid=start.old_uid,
+            edge_node_id=start.edge_node_id,
+            began_at=self.now,
+            last_alive_at=start.last_alive_at,
+            suspect_at=start.suspect_at,
+        )
+        if start.kind is MoveKind.FAILBACK:
+            self.links.setdefault(key, self.homes.pop(key))
+        elif start.edge_node_id is not None and self.links.get(key) == start.edge_node_id:
+            self.homes[key] = self.links.pop(key)
 
     def _grant_creation(self, action: Create, own: Ownership | None) -> bool:
         before = own.epoch if own is not None else 0
@@ -346,6 +406,8 @@ class World:
         )
         if action.edge_node_id is not None:
             self.links.setdefault(action.processor_id, action.edge_node_id)
+        if action.move is not None:
+            self._begin_move(action.processor_id, action.move)
         return True
 
     def _grant_deletion(self, action: Delete, own: Ownership | None) -> bool:
@@ -353,6 +415,8 @@ class World:
             return False
         if (own.epoch if own is not None else 0) != action.epoch:
             return False
+        if action.move is not None:
+            self._begin_move(action.processor_id, action.move)
         if own is not None and own.pod_uid == action.pod.uid:
             own = replace(own, ready=False)
             if action.reason is not Reason.FAILED:
@@ -404,7 +468,7 @@ class World:
         if how == "twice":
             self.work.append(replace(work, acts=False))
         if isinstance(work.action, Delete):
-            self.end(work.action.pod.uid)
+            self.end(work.action.pod.uid, force=work.action.force)
             return
         pod = None if how == "refused" else self.place(work.action.spec)
         heard = work.acts and work.leader == self.leader
@@ -436,10 +500,10 @@ class World:
 
     # What the cluster does by itself
 
-    def end(self, uid: str) -> None:
+    def end(self, uid: str, *, force: bool = False) -> None:
         """Somebody asks for the end of a pod."""
         pod = self.pods.get(uid)
-        if pod is not None and pod.node_name is None:
+        if pod is not None and (force or pod.node_name is None):
             self.vanish(uid)
         elif pod is not None:
             self.pods[uid] = replace(pod, terminating=True, ready=False)
@@ -515,6 +579,7 @@ class World:
         if not ready:
             for uid, pod in self.pods.items():
                 if pod.node_name == name:
+                    self.lost.add(uid)
                     self.pods[uid] = replace(pod, ready=False)
 
     # All of it, undisturbed

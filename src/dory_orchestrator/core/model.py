@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from dory_orchestrator.core.brake import BrakeRecord
+    from dory_orchestrator.core.node_health import NodeRecord
 
 
 class Directive(StrEnum):
@@ -235,23 +240,76 @@ class Observation:
     pods: Mapping[str, Pod] = field(default_factory=dict)
 
 
+def node_key(edge_node_id: UUID | None, name: str) -> str:
+    """What the record of a node's health is found by: edge nodes of two organizations may have
+    one name."""
+    return f"edge {edge_node_id}" if edge_node_id is not None else f"node {name}"
+
+
 # What the database says --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeNodeRow:
-    """A row of `edge_nodes`, as far as placing needs it. `name` is that of the cluster's node."""
+    """A row of `edge_nodes`. `name` is that of the cluster's node."""
 
     id: UUID
     organization_id: UUID
     name: str
     status: str
     cordoned: bool = False
+    failover_enabled: bool = True
+    failover_target_node_id: UUID | None = None
+    last_heartbeat_at: float | None = None
 
     @property
     def takes_work(self) -> bool:
         """Whether a processor may be placed there for the first time."""
         return self.status == "online" and not self.cordoned
+
+
+CANARY = "canary"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time in which we did not hear: silence within it is our own doing.
+
+    `cause` is `canary`: nothing could be heard, by proof; or `refused`: so many heartbeats were
+    refused that a node's own may be among them.
+    """
+
+    began_at: float
+    ended_at: float
+    cause: str = CANARY
+
+
+class MoveKind(StrEnum):
+    """Why a processor is on its way between two places."""
+
+    FAILOVER = "failover"
+    FAILBACK = "failback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A move that has not ended: stored when it is granted, so that it outlives every process.
+
+    How far it is, is not stored: that is read off the pods, as everything else is.
+    `old_uid` is the pod that was left, if there was one; `edge_node_id` the edge node that is
+    left (failover) or returned to (failback), None for an application node. `suspect_at` is when
+    the evidence against the place that is left began; `state_at` when the state that the new pod
+    was given was last seen in the old one.
+    """
+
+    kind: MoveKind
+    from_node: str
+    old_uid: str | None
+    edge_node_id: UUID | None
+    began_at: float
+    last_alive_at: float | None = None
+    suspect_at: float | None = None
+    state_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +351,9 @@ class GuardRecord:
 class Desired:
     """Everything that the database says, read at one moment: `now` by its clock.
 
-    `links` leads from a processor to the edge node of its active link.
+    `links` leads from a processor to the edge node of its active link, `homes` to the one that
+    it has failed over from. `node_records` are by `node_key`. `gaps` are those that can matter
+    still.
     """
 
     now: float
@@ -301,7 +361,12 @@ class Desired:
     configs: Mapping[UUID, ProcessorConfig]
     edge_nodes: Mapping[UUID, EdgeNodeRow] = field(default_factory=dict)
     links: Mapping[UUID, UUID] = field(default_factory=dict)
+    homes: Mapping[UUID, UUID] = field(default_factory=dict)
     ownership: Mapping[UUID, Ownership] = field(default_factory=dict)
+    moves: Mapping[UUID, Move] = field(default_factory=dict)
+    gaps: tuple[Gap, ...] = ()
+    node_records: Mapping[str, "NodeRecord"] = field(default_factory=dict)
+    brake: "BrakeRecord | None" = None
     guard: GuardRecord = GuardRecord()
 
 
@@ -311,13 +376,16 @@ class Snapshot:
 
     `acting` are processors that an earlier decision is still being carried out for.
     `desired_most` is the highest count of desired processors of the last ten minutes, by group
-    of the deletion guard.
+    of the deletion guard. `answers` tells of each pod that our poller asked lately whether it
+    answered; `restored` are the pods, by uid, whose present incarnation has its state.
     """
 
     desired: Desired
     observed: Observation
     acting: frozenset[UUID] = frozenset()
     desired_most: Mapping[str, int] = field(default_factory=dict)
+    answers: Mapping[str, bool] = field(default_factory=dict)
+    restored: frozenset[str] = frozenset()
 
     @property
     def now(self) -> float:
@@ -331,7 +399,10 @@ class Limits:
 
     `node_buffer` is the share of a node's CPU, memory and pods that stays free; whole GPUs
     have no tenth to spare. `creations_max` bounds one cycle, so that a fleet that starts from
-    nothing is acted on while the next one is computed.
+    nothing is acted on while the next one is computed. `moves_max` bounds the processors that
+    are on their way between two places. The brake is let go below `brake_release_share`.
+    `restore_seconds` is how long a pod that is ready may be without its state until its move ends
+    all the same.
     """
 
     namespace: str = "default"
@@ -349,3 +420,15 @@ class Limits:
     guard_tolerated: int = 5
     guard_confirmation_seconds: float = 600.0
     guard_release_seconds: float | None = None
+    heartbeat_stale_seconds: float = 60.0
+    node_failure_grace_seconds: float = 30.0
+    failback_stable_seconds: float = 120.0
+    failback_stable_most_seconds: float = 1800.0
+    flapping_window_seconds: float = 3600.0
+    brake_share: float = 0.55
+    brake_release_share: float = 0.3
+    brake_nodes_min: int = 3
+    brake_window_seconds: float = 600.0
+    moves_max: int = 10
+    checkpoint_interval_seconds: float = 10.0
+    restore_seconds: float = 60.0

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
-from dory_orchestrator.core.model import Pod, PodSpec
+from dory_orchestrator.core.brake import BrakeVerdict
+from dory_orchestrator.core.model import MoveKind, Pod, PodSpec
+from dory_orchestrator.core.node_health import NodeVerdict
 
 
 class Reason(StrEnum):
@@ -20,6 +22,14 @@ class Reason(StrEnum):
     FAILED = "failed"
     CREATION_REFUSED = "creation_refused"
     STALE_OWNER = "stale_owner"
+    # Why a processor moves, and how that ends.
+    NODE_DEAD = "node_dead"
+    MOVED_AWAY = "moved_away"
+    GOES_HOME = "goes_home"
+    MOVED = "moved"
+    UNPROVEN = "unproven"
+    HOME_CAME_BACK = "home_came_back"
+    HOME_FAILED = "home_failed"
     # Why nothing is done, though something is to be done.
     GUARD_HELD = "guard_held"
     REMOVAL_LIMIT = "removal_limit"
@@ -32,6 +42,11 @@ class Reason(StrEnum):
     ACTING = "acting"
     CREATION_LIMIT = "creation_limit"
     NO_EDGE_NODE = "no_edge_node"
+    NODE_SUSPECT = "node_suspect"
+    BRAKE_HELD = "brake_held"
+    FAILOVER_DISABLED = "failover_disabled"
+    MOVE_LIMIT = "move_limit"
+    MOVING = "moving"
     # Why nothing can be done.
     TEMPLATE_MISSING = "template_missing"
     NO_ACTIVE_VERSION = "no_active_version"
@@ -41,6 +56,7 @@ class Reason(StrEnum):
     RUNNING = "running"
     STARTING = "starting"
     UNPLACED = "unplaced"
+    AWAY = "away"
 
 
 class State(StrEnum):
@@ -51,6 +67,7 @@ class State(StrEnum):
     PENDING = "pending"
     WAITING = "waiting"
     HELD = "held"
+    MOVING = "moving"
     ERROR = "error"
     REMOVING = "removing"
 
@@ -74,6 +91,18 @@ STATES: Mapping[Reason, State] = {
     Reason.ACTING: State.STARTING,
     Reason.CREATION_LIMIT: State.WAITING,
     Reason.NO_EDGE_NODE: State.PENDING,
+    Reason.NODE_DEAD: State.MOVING,
+    Reason.MOVED_AWAY: State.MOVING,
+    Reason.GOES_HOME: State.MOVING,
+    Reason.MOVED: State.RUNNING,
+    Reason.UNPROVEN: State.RUNNING,
+    Reason.HOME_CAME_BACK: State.RUNNING,
+    Reason.HOME_FAILED: State.MOVING,
+    Reason.NODE_SUSPECT: State.WAITING,
+    Reason.BRAKE_HELD: State.HELD,
+    Reason.FAILOVER_DISABLED: State.HELD,
+    Reason.MOVE_LIMIT: State.WAITING,
+    Reason.MOVING: State.MOVING,
     Reason.TEMPLATE_MISSING: State.ERROR,
     Reason.NO_ACTIVE_VERSION: State.ERROR,
     Reason.SEVERAL_ACTIVE_VERSIONS: State.ERROR,
@@ -81,6 +110,7 @@ STATES: Mapping[Reason, State] = {
     Reason.RUNNING: State.RUNNING,
     Reason.STARTING: State.STARTING,
     Reason.UNPLACED: State.PENDING,
+    Reason.AWAY: State.RUNNING,
 }
 
 
@@ -122,11 +152,35 @@ class Choice:
         return Decision.PROVISION_NODE if self.node_name is None else Decision.PLACE
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveStart:
+    """A move that begins with an action: written in the same transaction, if what it was
+    decided on still holds.
+
+    `edge_node_id` is the edge node that is left (failover) or returned to (failback).
+    `heartbeat_at` is the last heartbeat of the node that is left: with a newer one it lives.
+    `decided_at` is when the snapshot was taken. `fencing` is whether the old instance is told
+    to shut down once the new one is ready.
+    """
+
+    kind: MoveKind
+    from_node: str
+    old_uid: str | None
+    edge_node_id: UUID | None
+    last_alive_at: float | None
+    suspect_at: float | None
+    heartbeat_at: float | None
+    decided_at: float
+    fencing: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Create:
     """Place a processor: raise its epoch from `before_epoch` to `epoch`, and create its pod.
 
-    `edge_node_id` is the edge node that it is linked to by this, if it had no link.
+    `edge_node_id` is the edge node that it is linked to by this, if it had no link. `previous`
+    are the names of the pods whose saved state may be newer than what we have stored, and `proof`
+    the JSON pointers that show it.
     """
 
     processor_id: UUID
@@ -137,17 +191,27 @@ class Create:
     reason: Reason
     detail: str
     edge_node_id: UUID | None = None
+    previous: tuple[str, ...] = ()
+    move: MoveStart | None = None
+    proof: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """End a pod gracefully. `epoch` is that of the ownership it was decided on (0: none)."""
+    """End a pod, gracefully or by `force`: out of the books at once, as its node is gone.
+
+    `epoch` is that of the ownership it was decided on (0: none). With `move` its state is
+    captured first, and it stays if that fails.
+    """
 
     processor_id: UUID
     pod: Pod
     epoch: int
     reason: Reason
     detail: str
+    force: bool = False
+    move: MoveStart | None = None
+    captures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +247,39 @@ class Forget:
     epoch: int
     reason: Reason
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndMove:
+    """A move has ended: its processor runs in its new place, and has its state.
+
+    `rpo_seconds` is an upper bound, None when there was no state to be given.
+    """
+
+    processor_id: UUID
+    epoch: int
+    pod: Pod
+    reason: Reason
+    detail: str
+    rto_seconds: float
+    rpo_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelMove:
+    """A failover ends before the replacement has a place: `pod`, which was left, owns again.
+
+    The epoch rises once more: whatever was granted to the replacement is void.
+    """
+
+    processor_id: UUID
+    before_epoch: int
+    epoch: int
+    pod: Pod
+    reason: Reason
+    detail: str
+    kind: MoveKind
+    edge_node_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +342,7 @@ class Plan:
     """The whole answer. `wake_at` is when something becomes due that no event will tell of.
 
     `strangers` are pods that call themselves ours but belong to another fleet, or to none.
-    `desired_counts` are the guard's counts of this moment.
+    `desired_counts` are the guard's counts of this moment. `nodes` are by `node_key`.
     """
 
     creates: tuple[Create, ...] = ()
@@ -253,15 +350,27 @@ class Plan:
     adoptions: tuple[Adopt, ...] = ()
     failures: tuple[Failure, ...] = ()
     forgets: tuple[Forget, ...] = ()
+    ends: tuple[EndMove | CancelMove, ...] = ()
     records: tuple[Record, ...] = ()
     findings: Mapping[UUID, Finding] = field(default_factory=dict)
     strangers: tuple[Pod, ...] = ()
     guard: GuardVerdict = GuardVerdict()
+    nodes: Mapping[str, NodeVerdict] = field(default_factory=dict)
+    brake: BrakeVerdict | None = None
     desired_counts: Mapping[str, int] = field(default_factory=dict)
     node_loads: Mapping[str, NodeLoad] = field(default_factory=dict)
     wake_at: float | None = None
 
     @property
-    def actions(self) -> tuple[Create | Delete | Adopt | Failure | Forget, ...]:
+    def actions(
+        self,
+    ) -> tuple[Create | Delete | Adopt | Failure | Forget | EndMove | CancelMove, ...]:
         """Everything that is to be done."""
-        return (*self.adoptions, *self.failures, *self.deletes, *self.creates, *self.forgets)
+        return (
+            *self.adoptions,
+            *self.failures,
+            *self.ends,
+            *self.deletes,
+            *self.creates,
+            *self.forgets,
+        )

@@ -7,28 +7,35 @@ from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
-from dory_orchestrator.core import guard
+from dory_orchestrator.core import fleet_health, guard
 from dory_orchestrator.core.backoff import Backoff
 from dory_orchestrator.core.model import (
     APPLICATION_NODE_SELECTOR,
     EDGE_NODE_SELECTOR,
     EdgeNodeRow,
     Limits,
+    Move,
+    MoveKind,
     Ownership,
     Pod,
     PodPhase,
     ProcessorConfig,
     Snapshot,
 )
+from dory_orchestrator.core.moving import Home, No, may_go_home, may_leave, measure
+from dory_orchestrator.core.node_health import NodeVerdict
 from dory_orchestrator.core.plan import (
     Adopt,
+    CancelMove,
     Choice,
     Create,
     Delete,
+    EndMove,
     Failure,
     Finding,
     Forget,
     GuardVerdict,
+    MoveStart,
     NodeLoad,
     Plan,
     Reason,
@@ -50,6 +57,8 @@ from dory_orchestrator.core.specify import (
 
 CRASH_LOOP = "CrashLoopBackOff"
 _SHOWN_NODES_MAX = 5
+_UNKNOWN_NODE = "unknown"
+_EXPLAINED_BY_NODE = (Reason.RUNNING, Reason.STARTING, Reason.TERMINATING, Reason.MOVING)
 
 
 def compute(snapshot: Snapshot, limits: Limits) -> Plan:
@@ -58,7 +67,9 @@ def compute(snapshot: Snapshot, limits: Limits) -> Plan:
     """
     cycle = _Cycle(snapshot, limits)
     cycle.look_at_desired()
+    cycle.move_away()
     cycle.create()
+    cycle.go_home()
     cycle.roll_out()
     verdict = cycle.remove_undesired()
     cycle.forget()
@@ -68,10 +79,13 @@ def compute(snapshot: Snapshot, limits: Limits) -> Plan:
         adoptions=tuple(sorted(cycle.adoptions, key=_by_processor)),
         failures=tuple(sorted(cycle.failures.values(), key=_by_processor)),
         forgets=tuple(sorted(cycle.forgets, key=_by_processor)),
+        ends=tuple(sorted(cycle.ends, key=_by_processor)),
         records=tuple(sorted(cycle.records, key=_by_processor)),
         findings=cycle.findings,
         strangers=tuple(sorted(cycle.strangers, key=lambda pod: pod.uid)),
         guard=verdict,
+        nodes=cycle.health.verdicts(),
+        brake=cycle.health.brake,
         desired_counts=cycle.desired_counts,
         node_loads={
             name: NodeLoad(load.pods, load.utilisation) for name, load in cycle.loads.items()
@@ -100,7 +114,7 @@ def _backoff(limits: Limits) -> Backoff:
     )
 
 
-def _by_processor(action: Adopt | Failure | Forget | Record) -> int:
+def _by_processor(action: Adopt | Failure | Forget | EndMove | CancelMove | Record) -> int:
     return action.processor_id.int
 
 
@@ -130,6 +144,29 @@ class _Place:
 
     choice: Choice
     why_not: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    """A processor that may be moved away from a dead node. `pod` is what it leaves there, if
+    anything; `row` the edge node, None for an application node."""
+
+    wanted: _Wanted
+    own: Ownership | None
+    pod: Pod | None
+    node_name: str
+    row: EdgeNodeRow | None
+    verdict: NodeVerdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Away:
+    """A processor that lives elsewhere and could go home."""
+
+    wanted: _Wanted
+    own: Ownership
+    pod: Pod
+    home_id: UUID
 
 
 class _Homes:
@@ -172,9 +209,19 @@ class _Cycle:
         self.adoptions: list[Adopt] = []
         self.failures: dict[str, Failure] = {}  # by uid of the pod
         self.forgets: list[Forget] = []
+        self.ends: list[EndMove | CancelMove] = []
+        self.leaving: list[_Leaving] = []
+        self.away: list[_Away] = []
+        self.on_the_way = 0
         self.records: list[Record] = []
         self.findings: dict[UUID, Finding] = {}
         self.wake_at: float | None = None
+        mine = (pod for pods in self.ours.values() for pod in pods)
+        self.health = fleet_health.judge(snapshot, fleet_health.pods_of_node(mine), limits)
+        if self.health.wake_at is not None:
+            self._wake(self.health.wake_at)
+        rows = sorted(self.desired.edge_nodes.values(), key=lambda row: row.id.int)
+        self.rows_by_name = {row.name: row for row in rows}
 
     def _sort_pods(self) -> None:
         """Ours are those that bear our fleet's id. All others are told of, and never touched."""
@@ -233,6 +280,8 @@ class _Cycle:
             progress = self.progress[config.template_slug]
             progress.total += 1
             progress.moving += 1
+        if own is not None and own.node_name and config.processor_id in self.desired.moves:
+            self.on_the_way += 1
         if own is None or any(own.epoch == pod.epoch or own.pod_uid == pod.uid for pod in pods):
             return
         # A pod that is on its way takes its place already, though it is not seen yet.
@@ -254,16 +303,381 @@ class _Cycle:
                 Reason.EPOCH_AHEAD, _ahead_detail(ahead, own), ahead
             )
             return
-        owner = _owner(pods, own)
-        for pod in pods:
-            if pod is not owner and not pod.terminating:
-                detail = f"epoch {pod.epoch} is not that of the owner"
-                self._delete(processor_id, pod, own, Reason.STALE_OWNER, detail)
+        owner, move = _owner(pods, own), self.desired.moves.get(processor_id)
+        self._look_at_others(processor_id, own, owner, move, pods)
+        if self._is_cancelled(processor_id, own, owner, move):
+            return
+        left = owner if owner is not None else _left_pod(pods, move)
+        no = None if left is None else self._leave_lost_node(wanted, own, left)
+        if left is not None and no is None and self._is_leaving(processor_id):
+            return
         if owner is None or owner.terminating:
             progress.moving += any(not self._is_lost(pod) for pod in pods)
             self._find(processor_id, Reason.TERMINATING, "waits until the old pod is gone", pods)
         else:
             self._look_at_owner(wanted, own, owner, progress)
+            self._look_at_moved(wanted, own, owner, move)
+        found = self.findings.get(processor_id)
+        if no is not None and found is not None and found.reason in _EXPLAINED_BY_NODE:
+            self.findings[processor_id] = Finding(no.reason, no.detail, left)
+
+    def _look_at_others(
+        self,
+        processor_id: UUID,
+        own: Ownership | None,
+        owner: Pod | None,
+        move: Move | None,
+        pods: Sequence[Pod],
+    ) -> None:
+        """End what does not own. What a failover left on a dead node is kept until its
+        replacement has a place, should the node come back before; then it goes by force: there
+        it would never end.
+        """
+        for pod in pods:
+            if pod is owner:
+                continue
+            is_left = move is not None and move.kind is MoveKind.FAILOVER
+            is_reachable = self._is_well(pod.node_name)
+            if is_left and (owner is None or owner.node_name is None):
+                # One that has failed, on a node that is well, is of no use to anybody.
+                if not (is_reachable and _has_failed(pod)):
+                    continue
+            elif is_left and not is_reachable:
+                detail = f"its processor has moved to {owner.node_name if owner else None}"
+                self._delete(processor_id, pod, own, Reason.MOVED_AWAY, detail, force=True)
+                continue
+            if not pod.terminating:
+                detail = f"epoch {pod.epoch} is not that of the owner"
+                self._delete(processor_id, pod, own, Reason.STALE_OWNER, detail)
+
+    # Moves
+
+    def _verdict(self, node_name: str | None, row: EdgeNodeRow | None) -> NodeVerdict | None:
+        """Of a node: that of its row, if it has one."""
+        row = row or self.rows_by_name.get(node_name or "")
+        if row is not None:
+            return self.health.edge_nodes[row.id]
+        return self.health.application_nodes.get(node_name or "")
+
+    def _is_well(self, node_name: str | None) -> bool:
+        node = self.snapshot.observed.nodes.get(node_name or "")
+        if node is None or not node.ready:
+            return False
+        verdict = self._verdict(node_name, None)
+        return verdict is None or verdict.is_well
+
+    def _leave_lost_node(self, wanted: _Wanted, own: Ownership | None, pod: Pod) -> No | None:
+        """Whether it is on a node that is in trouble and stays there nevertheless, and why."""
+        if pod.node_name is None:
+            return self._end_unplaced(wanted, own, pod)
+        row = self._row_of(wanted.config.processor_id, pod.node_name)
+        verdict = self._verdict(pod.node_name, row)
+        if verdict is None or not verdict.is_suspect:
+            return None
+        return self._leave(wanted, own, pod, pod.node_name, row, verdict)
+
+    def _end_unplaced(self, wanted: _Wanted, own: Ownership | None, pod: Pod) -> No | None:
+        """A pod that waits for its dead edge node has nothing to be saved, and must not begin
+        when that comes back: it goes first, and its processor moves when it is gone. One that
+        is bound to no node is given another by the cluster.
+        """
+        processor_id = wanted.config.processor_id
+        row = self.desired.edge_nodes.get(self.desired.links.get(processor_id, processor_id))
+        if row is None or wanted.config.node_type != EDGE or pod.terminating:
+            return None
+        verdict = self.health.edge_nodes[row.id]
+        if not verdict.is_suspect:
+            return None
+        no = may_leave(row.name, row, verdict, self.health.brake)
+        if no is None:
+            self._delete(processor_id, pod, own, Reason.NODE_DEAD, f"{row.name} is dead")
+        return no
+
+    def _is_leaving(self, processor_id: UUID) -> bool:
+        return bool(self.leaving) and self.leaving[-1].wanted.config.processor_id == processor_id
+
+    def _row_of(self, processor_id: UUID, node_name: str | None) -> EdgeNodeRow | None:
+        """The edge node of that name that the processor belongs to, else any of that name."""
+        for links in (self.desired.links, self.desired.homes):
+            row = self.desired.edge_nodes.get(links.get(processor_id, processor_id))
+            if row is not None and row.name == node_name:
+                return row
+        return self.rows_by_name.get(node_name or "")
+
+    def _leave(
+        self,
+        wanted: _Wanted,
+        own: Ownership | None,
+        pod: Pod | None,
+        node_name: str,
+        row: EdgeNodeRow | None,
+        verdict: NodeVerdict,
+    ) -> No | None:
+        no = may_leave(node_name, row, verdict, self.health.brake)
+        if no is not None:
+            return no
+        if own is not None and self._must_wait(own):
+            return No(Reason.BACK_OFF, _failed_times(own))
+        self.leaving.append(_Leaving(wanted, own, pod, node_name, row, verdict))
+        return None
+
+    def _is_cancelled(
+        self, processor_id: UUID, own: Ownership | None, owner: Pod | None, move: Move | None
+    ) -> bool:
+        """Let the pod that was left own again, if its node is back before the replacement has
+        a place."""
+        old = _left_pod(self.ours.get(processor_id, ()), move)
+        if old is None or own is None or old is owner or old.terminating or _has_failed(old):
+            return False
+        has_place = owner is not None and owner.node_name is not None
+        if has_place or not self._is_well(old.node_name):
+            return False
+        detail = f"{old.node_name} is back before the replacement has a place"
+        if move is not None:
+            self._cancel(processor_id, own, old, move, Reason.HOME_CAME_BACK, detail)
+        return True
+
+    def _cancel(
+        self,
+        processor_id: UUID,
+        own: Ownership,
+        pod: Pod,
+        move: Move,
+        reason: Reason,
+        detail: str,
+    ) -> None:
+        self.ends.append(
+            CancelMove(
+                processor_id,
+                own.epoch,
+                own.epoch + 1,
+                pod,
+                reason,
+                detail,
+                move.kind,
+                move.edge_node_id,
+            )
+        )
+        self.findings[processor_id] = Finding(reason, detail, pod)
+
+    def move_away(self) -> None:
+        """Grant moves to those that may leave: the most important first, then who is down for
+        longest, so many at once."""
+        self.leaving.sort(
+            key=lambda one: (
+                -one.wanted.blueprint.runtime.priority,
+                one.verdict.last_alive_at or 0.0,
+                one.wanted.config.processor_id.int,
+            )
+        )
+        for one in self.leaving:
+            if self.on_the_way >= self.limits.moves_max:
+                detail = f"{self.limits.moves_max} are on their way from dead nodes"
+                self.findings[one.wanted.config.processor_id] = Finding(
+                    Reason.MOVE_LIMIT, detail, one.pod
+                )
+            else:
+                self._move_away(one)
+
+    def _move_away(self, one: _Leaving) -> None:
+        """To the target of its edge node, if that is well and has room; else to the cloud."""
+        config = one.wanted.config
+        old = one.pod
+        start = MoveStart(
+            kind=MoveKind.FAILOVER,
+            from_node=one.node_name,
+            old_uid=None if old is None else old.uid,
+            edge_node_id=None if one.row is None else one.row.id,
+            last_alive_at=one.verdict.last_alive_at,
+            suspect_at=one.verdict.record.suspect_since,
+            heartbeat_at=None if one.row is None else one.row.last_heartbeat_at,
+            decided_at=self.now,
+            fencing=one.wanted.blueprint.runtime.fencing,
+        )
+        target = self._target_of(one)
+        if target is not None:
+            place = self._choose(one.wanted, EDGE_NODE_SELECTOR, frozenset({target.name}))
+            if place.choice.node_name is not None:
+                self._create(one.wanted, place, home=target, moved_from=one.row, move=start)
+                self._find_moving(config.processor_id, one, place)
+                return
+        place = self._choose(one.wanted, APPLICATION_NODE_SELECTOR, None)
+        moved_from = self._moved_from(config, one.row)
+        self._create(one.wanted, place, home=None, moved_from=moved_from, move=start)
+        self._find_moving(config.processor_id, one, place)
+
+    def _moved_from(self, config: ProcessorConfig, row: EdgeNodeRow | None) -> EdgeNodeRow | None:
+        """The edge node that an edge processor in the cloud comes from, first of all."""
+        if config.node_type != EDGE:
+            return None
+        home_id = self.desired.homes.get(config.processor_id)
+        home = self.desired.edge_nodes.get(home_id) if home_id is not None else None
+        return home or row
+
+    def _target_of(self, one: _Leaving) -> EdgeNodeRow | None:
+        target_id = None if one.row is None else one.row.failover_target_node_id
+        target = self.desired.edge_nodes.get(target_id) if target_id is not None else None
+        if target is None or not target.takes_work or not self._is_well(target.name):
+            return None
+        return target
+
+    def _find_moving(self, processor_id: UUID, one: _Leaving, place: _Place) -> None:
+        where = place.choice.node_name
+        if where is not None:
+            # A move without a place holds no slot: others may fit.
+            self.on_the_way += 1
+        detail = f"from {one.node_name} ({one.verdict.detail}) to {where or 'the next node'}"
+        self.findings[processor_id] = Finding(Reason.NODE_DEAD, detail, one.pod)
+
+    def _look_at_moved(
+        self, wanted: _Wanted, own: Ownership | None, pod: Pod, move: Move | None
+    ) -> None:
+        """End a move that has arrived; else let who lives elsewhere go home."""
+        processor_id = wanted.config.processor_id
+        if own is None:
+            return
+        if move is not None and move.kind is MoveKind.FAILBACK and self._is_still_away(pod, move):
+            self._go_on_home(wanted, own, pod, move)
+        elif move is not None:
+            self._look_at_arrival(wanted, own, pod, move)
+        elif self.findings[processor_id].reason is Reason.RUNNING:
+            home_id = self.desired.homes.get(processor_id)
+            if home_id is not None and processor_id not in self.desired.links:
+                self.away.append(_Away(wanted, own, pod, home_id))
+
+    def _is_still_away(self, pod: Pod, move: Move) -> bool:
+        return pod.uid == move.old_uid
+
+    def _look_at_arrival(self, wanted: _Wanted, own: Ownership, pod: Pod, move: Move) -> None:
+        processor_id = wanted.config.processor_id
+        found = self.findings[processor_id]
+        # Also with an outdated configuration: the rollout waits for the end of the move.
+        if pod.ready and pod.uid in self.snapshot.restored:
+            self.ends.append(self._end(wanted, own, pod, move))
+            return
+        if pod.ready and self._is_given_up(pod):
+            # It must not keep others from moving. It stays where it is until it has its state.
+            detail = (
+                f"{move.kind} from {move.from_node} to {pod.node_name}: ready, but its state could"
+                f" not be given within {self.limits.restore_seconds:g} s"
+            )
+            rto_seconds = measure(move, now=self.now, interval_seconds=0).rto_seconds
+            self.ends.append(
+                EndMove(processor_id, own.epoch, pod, Reason.UNPROVEN, detail, rto_seconds, None)
+            )
+            return
+        self.on_the_way += pod.node_name is not None
+        if found.reason in (Reason.RUNNING, Reason.STARTING):
+            waits = "is given its state" if pod.ready else "starts"
+            detail = f"{move.kind} from {move.from_node}: {waits} on {pod.node_name}"
+            self.findings[processor_id] = Finding(Reason.MOVING, detail, pod)
+
+    def _is_given_up(self, pod: Pod) -> bool:
+        since = pod.ready_changed_at if pod.ready_changed_at is not None else pod.created_at
+        due_at = since + self.limits.restore_seconds
+        if due_at > self.now:
+            self._wake(due_at)
+        return due_at <= self.now
+
+    def _end(self, wanted: _Wanted, own: Ownership, pod: Pod, move: Move) -> EndMove:
+        wished = wanted.blueprint.runtime.checkpoint_interval_seconds
+        default = self.limits.checkpoint_interval_seconds
+        measured = measure(
+            move, now=self.now, interval_seconds=default if wished is None else wished
+        )
+        detail = f"{move.kind} from {move.from_node} to {pod.node_name}: {measured}"
+        return EndMove(
+            wanted.config.processor_id,
+            own.epoch,
+            pod,
+            Reason.MOVED,
+            detail,
+            measured.rto_seconds,
+            measured.rpo_seconds,
+        )
+
+    def _go_on_home(self, wanted: _Wanted, own: Ownership, pod: Pod, move: Move) -> None:
+        """What was granted may not have been done: it is asked for again, as long as its home
+        is well."""
+        processor_id = wanted.config.processor_id
+        home = self.desired.edge_nodes.get(move.edge_node_id) if move.edge_node_id else None
+        if home is None or not self._is_well(home.name):
+            detail = f"its home {home.name if home else ''} is not well any more: it stays"
+            self._cancel(processor_id, own, pod, move, Reason.HOME_FAILED, detail)
+            return
+        self.on_the_way += 1
+        detail = f"home to {home.name}"
+        self._delete(processor_id, pod, own, Reason.GOES_HOME, detail, captures=True)
+        self.findings[processor_id] = Finding(Reason.GOES_HOME, detail, pod)
+
+    def go_home(self) -> None:
+        """Bring back who lives elsewhere, one at a time for each home: the most important
+        first. Nobody goes home while others still have to leave."""
+        taken = {
+            move.edge_node_id
+            for move in self.desired.moves.values()
+            if move.kind is MoveKind.FAILBACK
+        }
+        self.away.sort(
+            key=lambda one: (
+                -one.wanted.blueprint.runtime.priority,
+                one.wanted.config.processor_id.int,
+            )
+        )
+        for one in self.away:
+            if self._go_home(one, is_taken=one.home_id in taken):
+                taken.add(one.home_id)
+
+    def _go_home(self, one: _Away, *, is_taken: bool) -> bool:
+        processor_id = one.wanted.config.processor_id
+        row = self.desired.edge_nodes.get(one.home_id)
+        home = Home(
+            row=row,
+            node=self.snapshot.observed.nodes.get(row.name) if row is not None else None,
+            verdict=self.health.edge_nodes.get(one.home_id),
+            is_taken=is_taken,
+        )
+        no = may_go_home(
+            home,
+            self.health.brake,
+            now=self.now,
+            is_manual=one.wanted.blueprint.runtime.failback_manual,
+            ready=one.pod.ready and one.pod.uid in self.snapshot.restored,
+        )
+        if no is not None or row is None:
+            detail = "" if no is None else no.detail
+            self.findings[processor_id] = Finding(Reason.AWAY, detail, one.pod)
+            if home.verdict is not None and home.verdict.failback_at is not None:
+                self._wake_after(home.verdict.failback_at)
+            return False
+        place = self._choose(one.wanted, EDGE_NODE_SELECTOR, frozenset({row.name}))
+        if place.choice.node_name is None or self.on_the_way >= self.limits.moves_max:
+            full = place.choice.node_name is None
+            said = f"no room{place.why_not}" if full else "others are on their way"
+            detail = f"stays away from {row.name}: {said}"
+            self.findings[processor_id] = Finding(Reason.AWAY, detail, one.pod)
+            return False
+        self.on_the_way += 1
+        detail = f"home to {row.name}, which is well again"
+        start = MoveStart(
+            kind=MoveKind.FAILBACK,
+            from_node=one.pod.node_name or "",
+            old_uid=one.pod.uid,
+            edge_node_id=row.id,
+            last_alive_at=self.now,
+            suspect_at=self.now,
+            heartbeat_at=row.last_heartbeat_at,
+            decided_at=self.now,
+        )
+        self._delete(
+            processor_id, one.pod, one.own, Reason.GOES_HOME, detail, move=start, captures=True
+        )
+        self.findings[processor_id] = Finding(Reason.GOES_HOME, detail, one.pod)
+        return True
+
+    def _wake_after(self, at: float) -> None:
+        if at > self.now:
+            self._wake(at)
 
     def _look_at_missing(self, wanted: _Wanted, own: Ownership | None) -> None:
         processor_id = wanted.config.processor_id
@@ -274,8 +688,27 @@ class _Cycle:
         elif own is not None and self._must_wait(own):
             self._count_missing(wanted, own)
             self.findings[processor_id] = Finding(Reason.BACK_OFF, _failed_times(own))
-        else:
+        elif not self._misses_home(wanted, own):
             self.wanted.append(wanted)
+
+    def _misses_home(self, wanted: _Wanted, own: Ownership | None) -> bool:
+        """Whether it has no pod, and the edge node that its pod should be on is in trouble.
+
+        On its way home nothing of it runs any more: it then goes back to the cloud at once. Else
+        it waits until its node is well or dead.
+        """
+        processor_id = wanted.config.processor_id
+        row = self.desired.edge_nodes.get(self.desired.links.get(processor_id, processor_id))
+        if row is None or wanted.config.node_type != EDGE:
+            return False
+        verdict, move = self.health.edge_nodes[row.id], self.desired.moves.get(processor_id)
+        if not verdict.is_suspect:
+            return False
+        if move is not None and move.kind is MoveKind.FAILBACK:
+            self.leaving.append(_Leaving(wanted, own, None, row.name, row, verdict))
+            return True
+        # As long as it is not known to be dead, the pod is made there all the same.
+        return self._leave(wanted, own, None, row.name, row, verdict) is None
 
     def _must_wait(self, own: Ownership) -> bool:
         """Whether the next try is not due yet. Not for another configuration: it may be the
@@ -328,7 +761,10 @@ class _Cycle:
             self.findings[processor_id] = _starting(pod)
 
     def _count_outdated(self, processor_id: UUID, pod: Pod, progress: Progress) -> None:
-        """On a node that is not ready it would not end: the rollout goes on without it."""
+        """On a node that is not ready it would not end: the rollout goes on without it, and
+        without those that are on their way."""
+        if processor_id in self.desired.moves:
+            return
         node = self.snapshot.observed.nodes.get(pod.node_name or "")
         if pod.node_name is None or (node is not None and node.ready):
             progress.outdated.append((processor_id, pod))
@@ -427,14 +863,18 @@ class _Cycle:
             else:
                 self._place_in_cloud(wanted)
 
-    def _place_in_cloud(self, wanted: _Wanted) -> None:
+    def _place_in_cloud(self, wanted: _Wanted, moved_from: EdgeNodeRow | None = None) -> None:
         place = self._choose(wanted, APPLICATION_NODE_SELECTOR, None)
-        self._create(wanted, place, home=None)
+        self._create(wanted, place, home=None, moved_from=moved_from)
 
     def _place_on_edge(self, wanted: _Wanted) -> None:
-        """On the node of its link; without one on a node of its own organization."""
+        """On the node of its link; without one on a node of its own organization. Who has failed
+        over lives in the cloud until it goes home."""
         processor_id = wanted.config.processor_id
         linked = self.desired.links.get(processor_id)
+        if linked is None and processor_id in self.desired.homes:
+            self._place_in_cloud(wanted, self._moved_from(wanted.config, None))
+            return
         if linked is None:
             self._place_first(wanted)
             return
@@ -476,7 +916,7 @@ class _Cycle:
             request = Request(
                 blueprint.runtime.requests,
                 {**selector, **blueprint.runtime.node_selector},
-                tolerations_of(wanted.config, blueprint),
+                tolerations_of(blueprint, is_edge=names is not None),
                 names,
             )
             kind = _Kind(request, shortlist(request, self.loads))
@@ -497,6 +937,8 @@ class _Cycle:
         *,
         home: EdgeNodeRow | None,
         link: UUID | None = None,
+        moved_from: EdgeNodeRow | None = None,
+        move: MoveStart | None = None,
     ) -> None:
         processor_id, choice = wanted.config.processor_id, place.choice
         own = self.desired.ownership.get(processor_id)
@@ -511,15 +953,39 @@ class _Cycle:
             home=home.name if home is not None else None,
             preferred=choice.node_name if home is None else None,
             before=own,
+            moved_from=_origin(wanted.config, home, moved_from),
         )
         self._count_missing(wanted, own)
         if choice.node_name is not None:
             self.loads[choice.node_name].add(spec.requests)
         detail = f"on {choice.node_name}" if choice.node_name else f"no node fits{place.why_not}"
+        reason = Reason.NOT_RUNNING if move is None else Reason.NODE_DEAD
+        if move is not None:
+            detail = f"from {move.from_node}: {detail}"
+        previous = tuple(
+            name
+            for name in (own.pod_name if own is not None else None, *self._names_of(processor_id))
+            if name is not None
+        )
         self.creates.append(
-            Create(processor_id, before, before + 1, spec, choice, Reason.NOT_RUNNING, detail, link)
+            Create(
+                processor_id,
+                before,
+                before + 1,
+                spec,
+                choice,
+                reason,
+                detail,
+                link,
+                tuple(dict.fromkeys(previous)),
+                move,
+                wanted.blueprint.runtime.proof,
+            )
         )
         self.findings[processor_id] = Finding(Reason.NOT_RUNNING, detail)
+
+    def _names_of(self, processor_id: UUID) -> Iterable[str]:
+        return sorted(pod.name for pod in self.ours.get(processor_id, ()))
 
     # Removal
 
@@ -621,10 +1087,21 @@ class _Cycle:
         self.findings[processor_id] = Finding(reason, detail, _shown(pods) if pods else None)
 
     def _delete(
-        self, processor_id: UUID, pod: Pod, own: Ownership | None, reason: Reason, detail: str
+        self,
+        processor_id: UUID,
+        pod: Pod,
+        own: Ownership | None,
+        reason: Reason,
+        detail: str,
+        *,
+        force: bool = False,
+        move: MoveStart | None = None,
+        captures: bool = False,
     ) -> None:
         epoch = own.epoch if own is not None else 0
-        self.deletes[pod.uid] = Delete(processor_id, pod, epoch, reason, detail)
+        self.deletes[pod.uid] = Delete(
+            processor_id, pod, epoch, reason, detail, force, move, captures
+        )
 
 
 def _ahead(pods: Sequence[Pod], own: Ownership | None) -> Pod | None:
@@ -653,6 +1130,22 @@ def _owner(pods: Sequence[Pod], own: Ownership | None) -> Pod | None:
     found = [pod for pod in pods if pod.epoch == own.epoch]
     found = found or [pod for pod in pods if pod.epoch is None]
     return _shown(found) if found else None
+
+
+def _left_pod(pods: Sequence[Pod], move: Move | None) -> Pod | None:
+    """The pod that a failover left, while there is no replacement yet."""
+    if move is None or move.kind is not MoveKind.FAILOVER:
+        return None
+    return next((pod for pod in pods if pod.uid == move.old_uid), None)
+
+
+def _origin(
+    config: ProcessorConfig, home: EdgeNodeRow | None, moved_from: EdgeNodeRow | None
+) -> str | None:
+    """The edge node that an edge processor comes from, if it is created elsewhere."""
+    if moved_from is not None:
+        return moved_from.name
+    return _UNKNOWN_NODE if home is None and config.node_type == EDGE else None
 
 
 def _shown(pods: Sequence[Pod]) -> Pod:

@@ -5,6 +5,7 @@ and what cannot be understood names its place.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ _SHUTDOWN_SECONDS = 30
 """What the client library takes when DORY_SHUTDOWN_TIMEOUT_SEC is not set."""
 _GRACE_MARGIN_SECONDS = 15
 _STARTUP_SECONDS = 120
+CHECKPOINT_INTERVAL_SECONDS_MAX = 3600
+_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)+", re.DOTALL)
 
 
 class UnreadableConfig(Exception):
@@ -52,6 +55,12 @@ class RuntimeConfig:
     tolerations: tuple[Toleration, ...] = ()
     grace_seconds: int = _SHUTDOWN_SECONDS + _GRACE_MARGIN_SECONDS
     priority: int = 0
+    checkpoint_interval_seconds: float | None = None
+    """None: the usual one; 0: no checkpoints."""
+    proof: tuple[str, ...] = ()
+    """JSON pointers into the state whose values show that it was restored."""
+    failback_manual: bool = False
+    fencing: bool = True
 
 
 def read(text: str) -> RuntimeConfig:
@@ -85,7 +94,7 @@ def _read(content: dict[str, Any]) -> RuntimeConfig:
         node_selector=_texts(content, "node_selector"),
         tolerations=_tolerations(content),
         grace_seconds=_grace_seconds(environment),
-        priority=_priority(content),
+        **_ours(_section(content, OUR_KEY)),
     )
 
 
@@ -258,5 +267,56 @@ def _toleration(entry: object) -> Toleration:
     return Toleration(key, operator, value, TaintEffect(effect) if effect else None)
 
 
-def _priority(content: Mapping[str, Any]) -> int:
-    return _number(_section(content, OUR_KEY), OUR_KEY, "priority", 0, -1_000_000, 1_000_000)
+def _ours(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "priority": _number(section, OUR_KEY, "priority", 0, -1_000_000, 1_000_000),
+        "checkpoint_interval_seconds": _checkpoint_interval_seconds(section),
+        "proof": _proof(section),
+        "failback_manual": _is_failback_manual(section),
+        "fencing": _fencing(section),
+    }
+
+
+def _checkpoint_interval_seconds(section: Mapping[str, Any]) -> float | None:
+    value = section.get("checkpoint_interval_seconds")
+    if value is None or value == "":
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= CHECKPOINT_INTERVAL_SECONDS_MAX:
+        raise UnreadableConfig(
+            f"{OUR_KEY}.checkpoint_interval_seconds: is no number from 0 to"
+            f" {CHECKPOINT_INTERVAL_SECONDS_MAX}"
+        )
+    return float(value)
+
+
+def _proof(section: Mapping[str, Any]) -> tuple[str, ...]:
+    pointers = section.get("proof")
+    if pointers is None:
+        return ()
+    if not isinstance(pointers, list) or not all(isinstance(p, str) for p in pointers):
+        raise UnreadableConfig(f"{OUR_KEY}.proof: is no list of JSON pointers")
+    for pointer in pointers:
+        if not _POINTER.fullmatch(pointer):
+            raise UnreadableConfig(
+                f"{OUR_KEY}.proof: {pointer!r} is no JSON pointer such as /count"
+            )
+    return tuple(pointers)
+
+
+def _is_failback_manual(section: Mapping[str, Any]) -> bool:
+    failback = section.get("failback") or "auto"
+    if failback not in ("auto", "manual"):
+        raise UnreadableConfig(f"{OUR_KEY}.failback: is neither auto nor manual")
+    return bool(failback == "manual")
+
+
+def _fencing(section: Mapping[str, Any]) -> bool:
+    fencing = section.get("fencing")
+    if fencing is None or fencing == "":
+        return True
+    if isinstance(fencing, bool):
+        return fencing
+    if fencing not in ("on", "off"):
+        raise UnreadableConfig(f"{OUR_KEY}.fencing: is neither true nor false, on nor off")
+    return bool(fencing == "on")

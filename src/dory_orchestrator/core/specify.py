@@ -38,6 +38,7 @@ from dory_orchestrator.core.runtime_config import (
 
 HASH_SCHEME = "v1:"
 ORGANIZATION_LABEL = "dory.io/organization-id"
+ORIGINAL_NODE_ANNOTATION = "dory.io/original-edge-node"
 EDGE = "edge"
 
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -187,27 +188,35 @@ def specify(
     home: str | None,
     preferred: str | None,
     before: Ownership | None,
+    moved_from: str | None = None,
 ) -> PodSpec:
-    """The pod of a processor. `home` binds it to a node, `preferred` is the scheduler's choice."""
+    """The pod of a processor. `home` binds it to a node, `preferred` is the scheduler's choice.
+
+    `moved_from` is the edge node that an edge processor has failed over from: its pod keeps
+    the location of the edge, and bears what tells the client library that it is not there
+    (platform facts 7.2, 7.4).
+    """
     runtime, version = blueprint.runtime, blueprint.version
-    is_edge = config.node_type == EDGE
+    is_edge = config.node_type == EDGE and (moved_from is None or home is not None)
     return PodSpec(
         name=pod_name(blueprint.slug, config.processor_id, epoch),
         namespace=namespace,
         processor_id=config.processor_id,
         app=blueprint.app,
-        labels=_labels(config, blueprint),
+        labels=_labels(config, blueprint, moved_from),
         annotations={
             FLEET_ANNOTATION: fleet_id,
             EPOCH_ANNOTATION: str(epoch),
             CONFIG_HASH_ANNOTATION: config_hash,
+            # The label cannot hold every name.
+            **({} if moved_from is None else {ORIGINAL_NODE_ANNOTATION: moved_from}),
         },
         image=_image(version),
         image_pull_policy=runtime.image_pull_policy,
         command=runtime.command,
         args=runtime.args,
         port=runtime.port,
-        environment=_environment(config, blueprint, before),
+        environment=_environment(config, blueprint, before, is_edge=is_edge and moved_from is None),
         requests=runtime.requests,
         limits=runtime.limits,
         node_selector={
@@ -216,19 +225,21 @@ def specify(
         },
         node_name=home,
         preferred_node_name=preferred,
-        tolerations=tolerations_of(config, blueprint),
+        tolerations=tolerations_of(blueprint, is_edge=is_edge),
         probes=runtime.probes,
         grace_seconds=runtime.grace_seconds,
     )
 
 
-def tolerations_of(config: ProcessorConfig, blueprint: Blueprint) -> tuple[Toleration, ...]:
-    """The template's, and for edge processors those that keep them on their node."""
+def tolerations_of(blueprint: Blueprint, *, is_edge: bool) -> tuple[Toleration, ...]:
+    """The template's, and on edge nodes those that keep a pod on its node."""
     own = blueprint.runtime.tolerations
-    return (*own, *_EDGE_TOLERATIONS) if config.node_type == EDGE else own
+    return (*own, *_EDGE_TOLERATIONS) if is_edge else own
 
 
-def _labels(config: ProcessorConfig, blueprint: Blueprint) -> dict[str, str]:
+def _labels(
+    config: ProcessorConfig, blueprint: Blueprint, moved_from: str | None
+) -> dict[str, str]:
     labels = {
         "managed-by": MANAGED_BY,
         "app": blueprint.app,
@@ -237,6 +248,10 @@ def _labels(config: ProcessorConfig, blueprint: Blueprint) -> dict[str, str]:
     }
     if config.organization_id is not None:
         labels[ORGANIZATION_LABEL] = str(config.organization_id)
+    if moved_from is not None:
+        labels["migrated-from-edge"] = "true"
+        labels["original-workload-type"] = "edge"
+        labels["original-edge-node"] = label_value(moved_from)
     return labels
 
 
@@ -250,7 +265,7 @@ def _image(version: TemplateVersion) -> str:
 
 
 def _environment(
-    config: ProcessorConfig, blueprint: Blueprint, before: Ownership | None
+    config: ProcessorConfig, blueprint: Blueprint, before: Ownership | None, *, is_edge: bool
 ) -> dict[str, str]:
     """The template's variables, then the sensor's, then those that are the platform's: a
     template must not make a processor believe that it is another one."""
@@ -260,7 +275,8 @@ def _environment(
         "PROCESSOR_ID": str(config.processor_id),
         "APP_NAME": blueprint.slug,
         "DORY_APP_VERSION": blueprint.version.version,
-        "DORY_NODE_TYPE": "edge" if config.node_type == EDGE else "managed",
+        # Of one that has failed over it must not say edge: the client library asks it first.
+        "DORY_NODE_TYPE": "edge" if is_edge else "managed",
         # At 3 the client library throws its state away: our back-off is the crash-loop policy.
         "RESTART_COUNT": "0",
         **_previous_end(before),

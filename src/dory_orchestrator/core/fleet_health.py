@@ -1,0 +1,147 @@
+"""How all nodes are, and whether the brake holds: judged once a cycle, before anything moves."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from dory_orchestrator.core import brake, node_health
+from dory_orchestrator.core.brake import BrakeRecord, BrakeVerdict
+from dory_orchestrator.core.model import (
+    APPLICATION_NODE_SELECTOR,
+    CANARY,
+    EdgeNodeRow,
+    Gap,
+    Limits,
+    Node,
+    Pod,
+    PodPhase,
+    Snapshot,
+    node_key,
+)
+from dory_orchestrator.core.node_health import Answering, NodeFacts, NodeVerdict
+
+_MANAGED = "managed"
+"""Application nodes have no row that could say that they are decommissioned."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetHealth:
+    """The verdicts: of edge nodes by id, of application nodes by name."""
+
+    edge_nodes: Mapping[UUID, NodeVerdict]
+    application_nodes: Mapping[str, NodeVerdict]
+    brake: BrakeVerdict
+    names: Mapping[UUID, str] = field(default_factory=dict)
+
+    def verdicts(self) -> dict[str, NodeVerdict]:
+        """All of them, by `node_key`."""
+        found = {node_key(key, self.names[key]): one for key, one in self.edge_nodes.items()}
+        return found | {node_key(None, key): one for key, one in self.application_nodes.items()}
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the first of them changes by the passing of time alone."""
+        verdicts = (*self.edge_nodes.values(), *self.application_nodes.values())
+        moments = [one.wake_at for one in verdicts if one.wake_at is not None]
+        if self.brake.wake_at is not None:
+            moments.append(self.brake.wake_at)
+        return min(moments, default=None)
+
+
+def judge(
+    snapshot: Snapshot, pods_of_node: Mapping[str, Iterable[Pod]], limits: Limits
+) -> FleetHealth:
+    """Judge every edge node of the database and every application node of the cluster."""
+    desired, nodes = snapshot.desired, snapshot.observed.nodes
+    edge_nodes = {
+        row.id: _judge(snapshot, row, nodes.get(row.name), pods_of_node.get(row.name, ()), limits)
+        for row in desired.edge_nodes.values()
+    }
+    application_nodes = {
+        name: _judge(snapshot, None, node, pods_of_node.get(name, ()), limits)
+        for name, node in nodes.items()
+        if _is_application_node(node)
+    }
+    verdict = brake.judge(
+        edge_nodes,
+        _moved_away(snapshot),
+        desired.brake or BrakeRecord(),
+        now=snapshot.now,
+        limits=limits,
+    )
+    names = {row.id: row.name for row in desired.edge_nodes.values()}
+    return FleetHealth(edge_nodes, application_nodes, verdict, names)
+
+
+def pods_of_node(pods: Iterable[Pod]) -> Mapping[str, list[Pod]]:
+    """Our pods by the node that they are on."""
+    found: defaultdict[str, list[Pod]] = defaultdict(list)
+    for pod in pods:
+        if pod.node_name is not None:
+            found[pod.node_name].append(pod)
+    return found
+
+
+def _judge(
+    snapshot: Snapshot,
+    row: EdgeNodeRow | None,
+    node: Node | None,
+    pods: Iterable[Pod],
+    limits: Limits,
+) -> NodeVerdict:
+    name = row.name if row is not None else node.name if node is not None else ""
+    heard_at = None if row is None else row.last_heartbeat_at
+    facts = NodeFacts(
+        node=node,
+        status=_MANAGED if row is None else row.status,
+        last_heartbeat_at=heard_at,
+        beating_since=_beating_since(pods, heard_at),
+        answering=_answering(pods, snapshot.answers),
+        record=snapshot.desired.node_records.get(node_key(row.id if row else None, name)),
+    )
+    gaps = _gaps_that_count(snapshot.desired.gaps, facts)
+    return node_health.judge(facts, now=snapshot.now, gaps=gaps, limits=limits)
+
+
+def _gaps_that_count(gaps: Sequence[Gap], facts: NodeFacts) -> Sequence[Gap]:
+    """That beats were refused, whoever reaches our port can bring about. It explains silence; it
+    does not explain a node that the cluster has lost too, and whose pods do not answer us."""
+    is_ready = facts.node is not None and facts.node.ready
+    if is_ready or facts.answering is not Answering.NO:
+        return gaps
+    return [gap for gap in gaps if gap.cause == CANARY]
+
+
+def _beating_since(pods: Iterable[Pod], heard_at: float | None) -> float | None:
+    """Since when the node should be heard: a running pod that became ready after its last beat
+    has not beaten yet, and may be one that never does."""
+    if heard_at is None:
+        return None
+    moments = [
+        pod.ready_changed_at if pod.ready and pod.ready_changed_at else pod.started_at
+        for pod in pods
+        if pod.phase is PodPhase.RUNNING
+        and not pod.terminating
+        and pod.started_at is not None
+        and pod.started_at <= heard_at
+    ]
+    return max((moment for moment in moments if moment is not None), default=None)
+
+
+def _answering(pods: Iterable[Pod], answers: Mapping[str, bool]) -> Answering:
+    """One that answers is enough; for a no, each has to be asked."""
+    asked = [answers.get(pod.uid) for pod in pods if pod.phase is PodPhase.RUNNING]
+    if any(asked):
+        return Answering.YES
+    return Answering.UNKNOWN if not asked or None in asked else Answering.NO
+
+
+def _moved_away(snapshot: Snapshot) -> frozenset[UUID]:
+    """Edge nodes that nothing is left on to be moved."""
+    desired = snapshot.desired
+    return frozenset(desired.homes.values()) - frozenset(desired.links.values())
+
+
+def _is_application_node(node: Node) -> bool:
+    return all(node.labels.get(key) == value for key, value in APPLICATION_NODE_SELECTOR.items())
