@@ -11,22 +11,30 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from dory_orchestrator.core.brake import BrakeRecord, BrakeVerdict
 from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
 from dory_orchestrator.core.model import (
     Desired,
     EdgeNodeRow,
+    Gap,
     GuardRecord,
+    Move,
+    MoveKind,
     Ownership,
     ProcessorConfig,
 )
+from dory_orchestrator.core.node_health import NodeRecord
 from dory_orchestrator.core.plan import (
     Adopt,
+    CancelMove,
     Create,
     Delete,
+    EndMove,
     Failure,
     Finding,
     Forget,
     GuardVerdict,
+    MoveStart,
     Reason,
     Record,
 )
@@ -40,12 +48,14 @@ from dory_orchestrator.ports import (
     Event,
     Lease,
     LeaseLost,
+    NodeHealth,
     NodeSummary,
     PodFinding,
     RegistrationRefused,
     Store,
     StoreError,
     StoreUnavailable,
+    kind_of,
 )
 
 _SILENT_SECONDS = 60.0
@@ -67,6 +77,7 @@ class Processor:
     pod_name: str | None = None
     pod_ip: str | None = None
     node_name: str | None = None
+    home_id: UUID | None = None
 
 
 class Told(NamedTuple):
@@ -117,6 +128,12 @@ class MemoryStore:
     states: dict[UUID, Finding] = field(default_factory=dict)
     node_rows: dict[str, NodeSummary] = field(default_factory=dict)
     told: list[Told] = field(default_factory=list)
+    moves: dict[UUID, Move] = field(default_factory=dict)
+    ended_moves: list[tuple[UUID, Move, str]] = field(default_factory=list)
+    heard_gaps: list[Gap] = field(default_factory=list)
+    node_records: dict[str, NodeRecord] = field(default_factory=dict)
+    brake: BrakeRecord = field(default_factory=BrakeRecord)
+    fencing: dict[UUID, bool] = field(default_factory=dict)
     _changed: list["_Listener"] = field(default_factory=list)
 
     # What tests do to it
@@ -202,13 +219,20 @@ class MemoryStore:
             processor.health_status = "healthy" if beat.healthy else "unhealthy"
             processor.last_health_check_at = self.clock()
             self._touch(processor.edge_node_id)
+            if beat.node_name == processor.left_node_name:
+                self._touch(processor.home_id)
+        owner_node_name, owner_ready = processor.owner_node_name, processor.owner_ready
+        own = self.owners.get(beat.processor_id)
+        if own is not None and processor.left_node_name is not None:
+            owner_node_name = own.node_name
+            owner_ready = own.ready and self.fencing.get(beat.processor_id, True)
         return BeatFacts(
             True,
             not processor.locked,
             processor.status,
             processor.left_node_name,
-            processor.owner_node_name,
-            processor.owner_ready,
+            owner_node_name,
+            owner_ready,
             guarded,
         )
 
@@ -334,12 +358,28 @@ class MemoryStore:
             configs=dict(self.configs),
             edge_nodes={
                 node.id: EdgeNodeRow(
-                    node.id, node.organization_id, node.name, node.status, node.id in self.cordoned
+                    node.id,
+                    node.organization_id,
+                    node.name,
+                    node.status,
+                    node.id in self.cordoned,
+                    node.failover_enabled,
+                    node.failover_target_node_id,
+                    _seconds(node.last_heartbeat_at),
                 )
                 for node in self.nodes.values()
             },
             links={key: node_id for key, node_id in links.items() if node_id is not None},
+            homes={
+                key: row.home_id
+                for key, row in self.processors.items()
+                if row.home_id is not None and row.edge_node_id is None
+            },
             ownership=dict(self.owners),
+            moves=dict(self.moves),
+            gaps=tuple(self.heard_gaps),
+            node_records=dict(self.node_records),
+            brake=self.brake,
             guard=self.guard,
         )
 
@@ -370,11 +410,101 @@ class MemoryStore:
                 if own is None or own.epoch != action.epoch or key in self.configs:
                     return False
                 self.owners[key] = Ownership(own.epoch)
+                self._end_move(key, "dropped")
                 return True
+            case EndMove():
+                return self._complete(action, own)
+            case CancelMove():
+                return self._cancel(action, own)
+
+    # Moves
+
+    def _may_move(self, key: UUID, move: MoveStart) -> bool:
+        """What a decision was made on still holds."""
+        now = self.clock()
+        is_braked = self.brake.engaged_at is not None and (self.brake.override_until or 0.0) <= now
+        if is_braked or now >= move.decided_at + 5.0:
+            return False
+        if move.edge_node_id is None:
+            return True
+        node = self.nodes.get(move.edge_node_id)
+        if node is None:
+            return False
+        if move.kind is MoveKind.FAILBACK:
+            return node.status == "online" and node.id not in self.cordoned
+        return node.failover_enabled and _seconds(node.last_heartbeat_at) == move.heartbeat_at
+
+    def _begin_move(self, key: UUID, start: MoveStart) -> None:
+        before = self.moves.get(key)
+        self._end_move(key, "superseded")
+        alive_at = start.last_alive_at
+        if before is not None and before.last_alive_at is not None:
+            alive_at = before.last_alive_at
+        self.moves[key] = Move(
+            kind=start.kind,
+            from_node=start.from_node,
+            old_uid=start.old_uid,
+            edge_node_id=start.edge_node_id,
+            began_at=self.clock(),
+            last_alive_at=alive_at,
+            suspect_at=start.suspect_at,
+        )
+        row = self.processors.setdefault(key, Processor())
+        if start.kind is MoveKind.FAILBACK:
+            row.edge_node_id, row.home_id, row.left_node_name = row.home_id, None, None
+            return
+        self.fencing[key] = start.fencing
+        if start.edge_node_id is not None:
+            self._leave(row, start.edge_node_id)
+            row.left_node_name = start.from_node
+
+    def _leave(self, row: Processor, edge_node_id: UUID) -> None:
+        if row.edge_node_id == edge_node_id:
+            row.edge_node_id, row.home_id = None, edge_node_id
+
+    def _end_move(self, key: UUID, outcome: str) -> None:
+        move = self.moves.pop(key, None)
+        if move is not None:
+            self.ended_moves.append((key, move, outcome))
+
+    def _complete(self, action: EndMove, own: Ownership | None) -> bool:
+        key = action.processor_id
+        if own is None or (own.epoch, own.pod_uid) != (action.epoch, action.pod.uid):
+            return False
+        if key not in self.moves:
+            return False
+        self._end_move(key, "done")
+        return True
+
+    def _cancel(self, action: CancelMove, own: Ownership | None) -> bool:
+        key = action.processor_id
+        if own is None or own.epoch != action.before_epoch:
+            return False
+        pod = action.pod
+        self.owners[key] = replace(
+            own,
+            epoch=action.epoch,
+            pod_uid=pod.uid,
+            pod_name=pod.name,
+            node_name=pod.node_name,
+            pod_ip=None,
+            ready=False,
+        )
+        row = self.processors.setdefault(key, Processor())
+        if action.kind is MoveKind.FAILOVER:
+            row.edge_node_id, row.home_id = row.edge_node_id or row.home_id, None
+            row.left_node_name = None
+        elif action.edge_node_id is not None:
+            self._leave(row, action.edge_node_id)
+            row.left_node_name = self.nodes[action.edge_node_id].name
+        self._end_move(key, "cancelled")
+        return True
 
     def _place(self, create: Create, own: Ownership | None) -> bool:
         key, before = create.processor_id, own.epoch if own is not None else 0
         if key not in self.configs or before != create.epoch - 1:
+            return False
+        if create.move is not None and not self._may_move(key, create.move):
             return False
         node_name = create.choice.node_name or create.spec.node_name
         self.owners[key] = replace(
@@ -388,6 +518,8 @@ class MemoryStore:
         )
         row = self.processors.setdefault(key, Processor())
         row.edge_node_id = row.edge_node_id or create.edge_node_id
+        if create.move is not None:
+            self._begin_move(key, create.move)
         return True
 
     def _end(self, delete: Delete, own: Ownership | None) -> bool:
@@ -396,6 +528,10 @@ class MemoryStore:
             return False
         if delete.epoch != (own.epoch if own is not None else 0):
             return False
+        if delete.move is not None:
+            if not self._may_move(key, delete.move):
+                return False
+            self._begin_move(key, delete.move)
         if own is not None and own.pod_uid == delete.pod.uid:
             self.owners[key] = replace(own, ready=False)
             if delete.reason is not Reason.FAILED:
@@ -469,6 +605,33 @@ class MemoryStore:
         self.guard_counts = {group: left for group, (_, left) in verdict.tripped.items()}
         self.guard_detail = verdict.detail if verdict.holds else ""
 
+    async def record_health(
+        self,
+        lease: Lease,
+        nodes: Sequence[NodeHealth],
+        gone: Sequence[str],
+        brake: BrakeVerdict | None,
+    ) -> None:
+        await self._leading("record_health", lease)
+        for one in nodes:
+            self.node_records[one.key] = one.record
+            node = self.nodes.get(one.edge_node_id) if one.edge_node_id is not None else None
+            if node is not None and node.status in ("online", "offline"):
+                status = "offline" if one.is_dead else "online"
+                self.nodes[node.id] = replace(node, status=status)
+        for key in gone:
+            self.node_records.pop(key, None)
+        if brake is not None:
+            until = self.brake.override_until
+            self.brake = replace(brake.record, override_until=until)
+
+    async def record_move_state(
+        self, lease: Lease, processor_id: UUID, epoch: int, state_at: float
+    ) -> None:
+        await self._leading("record_move_state", lease)
+        if processor_id in self.moves:
+            self.moves[processor_id] = replace(self.moves[processor_id], state_at=state_at)
+
     async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:
         await self._leading("record_events", lease)
         self._tell(lease, events)
@@ -493,6 +656,10 @@ class MemoryStore:
             if at is None or at == row.polled_at or at < now - _SILENT_SECONDS:
                 row.health_status = "healthy" if finding.healthy else "unhealthy"
                 row.last_health_check_at = row.polled_at = now
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
 
 
 def _is_a_store(store: MemoryStore) -> Store:
@@ -523,7 +690,7 @@ class _Listener:
 
 
 def _event(action: Action) -> Event:
-    said = (type(action).__name__.lower(), action.reason, action.detail, action.processor_id)
+    said = (kind_of(action), action.reason, action.detail, action.processor_id)
     if isinstance(action, Create):
         node_name = action.choice.node_name or action.spec.node_name
         return Event(*said, node_name, action.spec.name, epoch=action.epoch)

@@ -18,6 +18,7 @@ ClusterError                the cluster did not do what was asked
   ClusterRefused            it said no, with a `reason`; it is well
 
 PodUnreachable              a pod's HTTP server gave no usable answer
+PodRefused                  it answered, and did not do what was asked
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,12 +29,18 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from dory_orchestrator.core.brake import BrakeVerdict
+from dory_orchestrator.core.checkpoint import Document, Incarnation, StoredCheckpoint
+from dory_orchestrator.core.checkpoint import Position as CheckpointPosition
 from dory_orchestrator.core.directive import BeatFacts
 from dory_orchestrator.core.model import Desired, Observation, Pod, PodSpec
+from dory_orchestrator.core.node_health import NodeRecord
 from dory_orchestrator.core.plan import (
     Adopt,
+    CancelMove,
     Create,
     Delete,
+    EndMove,
     Failure,
     Finding,
     Forget,
@@ -114,6 +121,18 @@ class ClusterRefused(ClusterError):
 
 class PodUnreachable(Exception):
     """A pod's HTTP server gave no usable answer in time."""
+
+
+class PodRefused(Exception):
+    """A pod's HTTP server answered, and did not do what was asked.
+
+    `status` is that of HTTP. `final`: the same request will always get the same answer.
+    """
+
+    def __init__(self, status: int, message: str, *, final: bool) -> None:
+        super().__init__(message)
+        self.status = status
+        self.final = final
 
 
 class LeaseLost(RequestRefused):
@@ -248,7 +267,20 @@ class LeaseStore(Protocol):
         ...
 
 
-Action = Create | Delete | Adopt | Failure | Forget
+Action = Create | Delete | Adopt | Failure | Forget | EndMove | CancelMove
+
+
+def kind_of(action: Action) -> str:
+    """The sort of event that an action is told as: the beginning of a move is the move."""
+    match action:
+        case EndMove():
+            return "moved"
+        case CancelMove():
+            return "move_cancelled"
+        case Create() | Delete() if action.move is not None:
+            return str(action.move.kind)
+        case _:
+            return type(action).__name__.lower()
 
 
 class Event(NamedTuple):
@@ -285,6 +317,17 @@ class NodeSummary(NamedTuple):
     pods_max: int
     pods: int
     utilisation: float
+
+
+class NodeHealth(NamedTuple):
+    """How a node was judged, to be stored: `key` is its `node_key`."""
+
+    key: str
+    name: str
+    edge_node_id: UUID | None
+    detail: str
+    is_dead: bool
+    record: NodeRecord
 
 
 class FleetStore(Protocol):
@@ -327,6 +370,24 @@ class FleetStore(Protocol):
         """Write whether the deletion guard holds, and what for; raises as `grant`."""
         ...
 
+    async def record_health(
+        self,
+        lease: Lease,
+        nodes: Sequence[NodeHealth],
+        gone: Sequence[str],
+        brake: BrakeVerdict | None,
+    ) -> None:
+        """Write how nodes were judged, drop those that are `gone`, and write the brake unless it
+        is None; raises as `grant`. To be done before what was decided by it is granted.
+        """
+        ...
+
+    async def record_move_state(
+        self, lease: Lease, processor_id: UUID, epoch: int, state_at: float
+    ) -> None:
+        """Write when the state that a moving processor is given was last seen; raises as `grant`."""
+        ...
+
     async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:
         """Write what happened; raises as `grant`."""
         ...
@@ -338,7 +399,7 @@ class FleetStore(Protocol):
         ...
 
     async def forget_events(self, older_than_seconds: float) -> None:
-        """Delete some events that happened longer ago. Raises StoreUnavailable."""
+        """Delete some events and moves that ended longer ago. Raises StoreUnavailable."""
         ...
 
 
@@ -358,6 +419,115 @@ class PodHealthStore(Protocol):
 
         Raises StoreUnavailable, StoreDataError.
         """
+        ...
+
+
+# State --------------------------------------------------------------------------------------
+
+
+class Checkpoint(NamedTuple):
+    """A state that a pod answered with, to be stored."""
+
+    processor_id: UUID
+    epoch: int
+    incarnation: int
+    pod_uid: str
+    pod_name: str
+    captured_at: float
+    payload: bytes
+    sha256: bytes
+
+
+class Confirmation(NamedTuple):
+    """The state of a pod is still the one that is stored."""
+
+    processor_id: UUID
+    epoch: int
+    incarnation: int
+    pod_uid: str
+    sha256: bytes
+
+
+class Begun(NamedTuple):
+    """An incarnation, and the newest checkpoint that there was then.
+
+    `previous` is the one before, when it ended just now.
+    """
+
+    incarnation: Incarnation
+    newest_sha256: bytes | None
+    previous: Incarnation | None = None
+
+
+class CheckpointStore(Protocol):
+    """Where state is kept. Every writing names the lease, and raises LeaseLost, with nothing
+    done, once it is not held any more; besides, all raise StoreUnavailable, StoreBusy,
+    StoreDataError.
+    """
+
+    async def begin_incarnation(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        epoch: int,
+        *,
+        pod_uid: str,
+        pod_name: str,
+        restart_count: int,
+        ready_at: float,
+    ) -> Begun | None:
+        """The incarnation that was seen: the one that is known, or a new one that was given
+        nothing yet. None when the owner, by (epoch, pod uid), is another.
+        """
+        ...
+
+    async def mark_given(
+        self, lease: Lease, processor_id: UUID, epoch: int, incarnation: Incarnation
+    ) -> bool:
+        """The newest checkpoint is in it, or there is none: its own are accepted from now on.
+        False when the owner is another, or the incarnation is not the last one any more.
+        """
+        ...
+
+    async def save_checkpoints(self, lease: Lease, checkpoints: Sequence[Checkpoint]) -> list[bool]:
+        """Store durably, each in place of the one before of its incarnation; one of each
+        processor at most. False, in their order, for those whose owner is another, or whose
+        incarnation is not the last one or was given nothing: they are not accepted.
+
+        What is accepted stands before any epoch that is granted later.
+        """
+        ...
+
+    async def confirm_checkpoints(
+        self, lease: Lease, confirmations: Sequence[Confirmation]
+    ) -> list[bool]:
+        """Note that states were seen unchanged; False where another one is stored."""
+        ...
+
+    async def save_document(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        document: Document,
+        *,
+        place: tuple[int, int],
+        newest: CheckpointPosition | None,
+    ) -> bool:
+        """Store a document of the client library's at (epoch, incarnation) `place`. False, with
+        nothing done, when the newest checkpoint is another than `newest` by now.
+        """
+        ...
+
+    async def newest_checkpoint(self, processor_id: UUID) -> StoredCheckpoint | None:
+        """What the next container has to continue from; None when nothing was ever stored."""
+        ...
+
+    async def last_incarnation(self, processor_id: UUID) -> Incarnation | None:
+        """The last one that began; None when none was seen."""
+        ...
+
+    async def checkpoint_ages(self) -> dict[UUID, float]:
+        """Seconds since the newest checkpoint of each processor was stored or confirmed."""
         ...
 
 
@@ -467,6 +637,24 @@ class Pods(Protocol):
         """Ask one pod for both probes. Raises PodUnreachable within `timeout_seconds`."""
         ...
 
+    async def get_state(
+        self, address: str, *, token: str | None, timeout_seconds: float, bytes_max: int
+    ) -> bytes:
+        """The body of GET /state, answered with 200. Raises PodUnreachable within
+        `timeout_seconds`; PodRefused, of status 413 also for a body above `bytes_max`.
+        """
+        ...
+
+    async def put_state(
+        self, address: str, body: bytes, *, token: str | None, timeout_seconds: float
+    ) -> None:
+        """POST /state with this body: `{"data": <state>}`. Only after the pod is ready: before,
+        it is overwritten (platform facts 12.4).
+
+        Raises PodUnreachable within `timeout_seconds`: it may have been done; PodRefused.
+        """
+        ...
+
 
 class OperatorRefused(RequestRefused):
     """An operator asks for what does not stand to be decided. The message says why."""
@@ -557,7 +745,8 @@ class NodeView:
     """A node of the cluster, an edge node, or both when they have the same name.
 
     `ready` and what follows from the cluster is None for an edge node that is not in it;
-    `edge_node_id` and what the platform says is None for a node that is no edge node.
+    `edge_node_id` and what the platform says is None for a node that is no edge node. `health`
+    is the state that the leader judged it to be in; None: it was not judged.
     """
 
     name: str
@@ -574,6 +763,10 @@ class NodeView:
     failover_target_node_id: UUID | None
     last_heartbeat_at: datetime | None
     heartbeat_age_seconds: float | None
+    health: str | None
+    health_reason: str | None
+    health_detail: str | None
+    health_since: datetime | None
     cpu_millicores: int | None
     memory_bytes: int | None
     gpu_count: int | None
@@ -682,6 +875,81 @@ class GuardStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SuspectNode:
+    """An edge node that is suspect or offline."""
+
+    id: UUID
+    name: str
+    state: str
+    reason: str
+    detail: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrakeStatus:
+    """The mass-failure brake. `engaged` says that it holds now: one that is overridden keeps its
+    `engaged_at`. An override that is over is None. The first hundred nodes are named.
+    """
+
+    engaged: bool
+    engaged_at: datetime | None
+    reason: str | None
+    detail: str
+    population_count: int
+    override_until: datetime | None
+    override_by: str | None
+    override_reason: str | None
+    nodes_count: int
+    nodes: Sequence[SuspectNode]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveQuery:
+    """Which moves, newest first, below `before_id`. `node` is the one left or the one reached;
+    `under_way` says whether they have not ended."""
+
+    limit: int = 100
+    before_id: int | None = None
+    processor_id: UUID | None = None
+    node: str | None = None
+    kind: str | None = None
+    under_way: bool | None = None
+    outcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveView:
+    """A move, under way as long as `ended_at` is None."""
+
+    id: int
+    processor_id: UUID
+    processor_name: str | None
+    kind: str
+    detail: str
+    from_node: str
+    to_node: str | None
+    edge_node_id: UUID | None
+    old_uid: str | None
+    epoch: int
+    began_at: datetime
+    last_alive_at: datetime | None
+    state_at: datetime | None
+    ended_at: datetime | None
+    outcome: str | None
+    rto_seconds: float | None
+    rpo_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MovePage:
+    """Moves in order. `more` says whether the page is not the last one."""
+
+    moves: Sequence[MoveView]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetSummary:
     """The fleet in a few numbers. `lease_seconds` is until the leader's lease ends; negative:
     since it ended; None: nobody ever led."""
@@ -697,6 +965,8 @@ class FleetSummary:
     term: int
     lease_seconds: float | None
     guard_held: bool
+    brake_engaged: bool
+    moves_open: int
 
 
 class FleetViews(Protocol):
@@ -742,6 +1012,27 @@ class FleetViews(Protocol):
         Returns whom it concerned. Raises OperatorRefused naming ids that are not frozen, and
         when there are none at all; nothing was changed then.
         """
+        ...
+
+    async def brake_status(self) -> BrakeStatus:
+        """Whether the brake holds, and for which nodes."""
+        ...
+
+    async def override_brake(self, for_seconds: float, reason: str, by: str) -> BrakeStatus:
+        """Let nodes be moved away from for so long, whatever the brake finds; returns the status
+        after it. A brake that is not engaged does not engage until then. An override that is in
+        force is replaced.
+        """
+        ...
+
+    async def clear_brake_override(self, by: str) -> BrakeStatus:
+        """End an override; returns the status after it. Raises OperatorRefused when none is in
+        force.
+        """
+        ...
+
+    async def list_moves(self, query: MoveQuery) -> MovePage:
+        """Moves; see MoveQuery."""
         ...
 
     async def summary(self) -> FleetSummary:

@@ -9,15 +9,29 @@ from functools import cached_property
 from typing import Any, TypeVar
 from uuid import UUID
 
-from dory_orchestrator.core.model import Desired, EdgeNodeRow, GuardRecord, Ownership, Pod
+from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
+from dory_orchestrator.core.model import (
+    Desired,
+    EdgeNodeRow,
+    Gap,
+    GuardRecord,
+    Move,
+    MoveKind,
+    Ownership,
+    Pod,
+)
+from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState
 from dory_orchestrator.core.plan import (
     Adopt,
+    CancelMove,
     Create,
     Delete,
+    EndMove,
     Failure,
     Finding,
     Forget,
     GuardVerdict,
+    MoveStart,
     Reason,
     Record,
 )
@@ -27,9 +41,11 @@ from dory_orchestrator.ports import (
     Event,
     Lease,
     LeaseLost,
+    NodeHealth,
     NodeSummary,
     PodFinding,
     StoreDataError,
+    kind_of,
 )
 from dory_orchestrator.store.configs import ConfigReader
 from dory_orchestrator.store.connections import Connection, Pool
@@ -39,9 +55,12 @@ from dory_orchestrator.store.queries import QUERIES
 
 _log = get_logger(__name__)
 T = TypeVar("T")
+_Begins = TypeVar("_Begins", Create, Delete)
 _READ_SECONDS = 10.0
 _WRITE_SECONDS = 10.0
 _LOCK_WAIT_MILLISECONDS = "2000"
+_GAPS_SECONDS = 7_200.0
+"""Silence is counted over no more than this: flapping looks back over an hour."""
 
 
 class ControlStore:
@@ -49,6 +68,7 @@ class ControlStore:
 
     _others: Pool
     _timeout_seconds: float
+    _canary_gap_seconds: float
 
     # The lease
 
@@ -87,7 +107,7 @@ class ControlStore:
 
     @cached_property
     def _desired(self) -> "_DesiredReader":
-        return _DesiredReader()
+        return _DesiredReader(self._canary_gap_seconds)
 
     async def read_desired(self) -> Desired:
         """See FleetStore. All statements read one snapshot of the database."""
@@ -170,6 +190,50 @@ class ControlStore:
 
         await self._leading("record_guard", lease, work)
 
+    async def record_health(
+        self,
+        lease: Lease,
+        nodes: Sequence[NodeHealth],
+        gone: Sequence[str],
+        brake: BrakeVerdict | None,
+    ) -> None:
+        """See FleetStore."""
+
+        async def work(connection: Connection) -> None:
+            if nodes:
+                await connection.execute(QUERIES["record_node_health"], *_health_columns(nodes))
+                edges = [n for n in nodes if n.edge_node_id is not None]
+                await connection.execute(
+                    QUERIES["show_edge_node_states"],
+                    [n.edge_node_id for n in edges],
+                    [n.is_dead for n in edges],
+                )
+            if gone:
+                await connection.execute(QUERIES["forget_node_health"], list(gone))
+            if brake is not None:
+                record = brake.record
+                await connection.execute(
+                    QUERIES["record_brake"],
+                    record.engaged_at,
+                    record.reason,
+                    brake.detail,
+                    sorted(record.population),
+                )
+
+        await self._leading("record_health", lease, work)
+
+    async def record_move_state(
+        self, lease: Lease, processor_id: UUID, epoch: int, state_at: float
+    ) -> None:
+        """See FleetStore."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(
+                QUERIES["record_move_states"], [processor_id], [epoch], [state_at]
+            )
+
+        await self._leading("record_move_state", lease, work)
+
     async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:
         """See FleetStore."""
 
@@ -189,10 +253,13 @@ class ControlStore:
         return await self._others.run("shown", work, timeout_seconds=_READ_SECONDS)
 
     async def forget_events(self, older_than_seconds: float) -> None:
-        """Delete some events that are older. Raises StoreUnavailable."""
+        """See FleetStore."""
 
         async def work(connection: Connection) -> None:
             await connection.execute(QUERIES["forget_events"], older_than_seconds)
+            await connection.execute(QUERIES["forget_moves"], older_than_seconds)
+            await connection.execute(QUERIES["forget_checkpoints"], older_than_seconds)
+            await connection.execute(QUERIES["forget_incarnations"])
 
         await self._others.run("forget_events", work, timeout_seconds=_WRITE_SECONDS)
 
@@ -242,9 +309,12 @@ async def _show_what_can_be(connection: Connection, records: Sequence[Record]) -
 class _DesiredReader:
     """Reads what is desired, and keeps the values of rows that have not changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, canary_gap_seconds: float) -> None:
+        self._canary_gap_seconds = canary_gap_seconds
         self._configs = ConfigReader()
         self._owners: Kept[Any, Ownership] = Kept()
+        self._nodes: Kept[Any, EdgeNodeRow] = Kept()
+        self._records: Kept[Any, NodeRecord] = Kept()
 
     async def read(self, connection: Connection) -> Desired:
         """To be called in a transaction: all statements read one snapshot."""
@@ -252,13 +322,23 @@ class _DesiredReader:
         guard = await connection.fetchrow(QUERIES["read_guard"])
         nodes = await connection.fetch(QUERIES["list_edge_nodes"])
         links = await connection.fetch(QUERIES["list_links"])
+        homes = await connection.fetch(QUERIES["list_homes"])
+        moves = await connection.fetch(QUERIES["list_moves"])
+        gaps = await connection.fetch(QUERIES["list_gaps"], _GAPS_SECONDS, self._canary_gap_seconds)
+        records = await connection.fetch(QUERIES["list_node_health"])
+        brake = await connection.fetchrow(QUERIES["read_brake"])
         owners = await connection.fetch(QUERIES["list_ownership"])
         return Desired(
             now=moment["now"],
             fleet_id=moment["fleet_id"],
             configs=await self._configs.read(connection),
-            edge_nodes={row["id"]: EdgeNodeRow(**row) for row in nodes},
+            edge_nodes=self._nodes.take({row[0]: row for row in nodes}, _edge_node),
             links={row["processor_id"]: row["edge_node_id"] for row in links},
+            homes={row["processor_id"]: row["edge_node_id"] for row in homes},
+            moves={row["processor_id"]: _move(row) for row in moves},
+            gaps=tuple(Gap(row["began_at"], row["ended_at"], row["cause"]) for row in gaps),
+            node_records=self._records.take({row[0]: row for row in records}, _node_record),
+            brake=_brake(brake),
             ownership=self._owners.take({row[0]: row for row in owners}, _ownership),
             guard=GuardRecord(
                 held_since=guard["held_since"],
@@ -270,6 +350,58 @@ class _DesiredReader:
 
 def _ownership(row: Any) -> Ownership:
     return Ownership(*tuple(row)[1:])
+
+
+def _edge_node(row: Any) -> EdgeNodeRow:
+    return EdgeNodeRow(**row)
+
+
+def _move(row: Any) -> Move:
+    _, kind, *_ = tuple(row)
+    said = {name: value for name, value in row.items() if name not in ("processor_id", "kind")}
+    return Move(kind=MoveKind(kind), **said)
+
+
+def _node_record(row: Any) -> NodeRecord:
+    _, state, reason, since, suspect_since, well_since, last_well_at, falls = tuple(row)
+    return NodeRecord(
+        state=NodeState(state),
+        reason=NodeReason(reason),
+        since=since,
+        suspect_since=suspect_since,
+        well_since=well_since,
+        last_well_at=last_well_at,
+        falls=tuple(falls),
+    )
+
+
+def _brake(row: Any) -> BrakeRecord:
+    return BrakeRecord(
+        engaged_at=row["engaged_at"],
+        reason=None if row["reason"] is None else BrakeReason(row["reason"]),
+        population=frozenset(row["population"]),
+        override_until=row["override_until"],
+    )
+
+
+def _health_columns(nodes: Sequence[NodeHealth]) -> list[list[Any]]:
+    rows = [
+        (
+            n.key,
+            n.name,
+            n.edge_node_id,
+            n.record.state,
+            n.record.reason,
+            n.detail,
+            n.record.since,
+            n.record.suspect_since,
+            n.record.well_since,
+            n.record.last_well_at,
+            json.dumps(n.record.falls),
+        )
+        for n in nodes
+    ]
+    return _columns(rows, 11)
 
 
 class _Grants:
@@ -285,6 +417,8 @@ class _Grants:
         adopts = await self._adoptions([a for a in actions if isinstance(a, Adopt)])
         failures = await self._failures([a for a in actions if isinstance(a, Failure)])
         forgets = await self._forgetting([a for a in actions if isinstance(a, Forget)])
+        ends = await self._ends([a for a in actions if isinstance(a, EndMove)])
+        cancels = await self._cancels([a for a in actions if isinstance(a, CancelMove)])
 
         def is_granted(action: Action) -> bool:
             match action:
@@ -298,6 +432,10 @@ class _Grants:
                     return action.processor_id in failures
                 case Forget():
                     return action.processor_id in forgets
+                case EndMove():
+                    return action.processor_id in ends
+                case CancelMove():
+                    return action.processor_id in cancels
 
         return [is_granted(action) for action in actions]
 
@@ -306,7 +444,8 @@ class _Grants:
             return set()
         return {row[0] for row in await self._connection.fetch(QUERIES[query], *columns)}
 
-    async def _creations(self, asked: Sequence[Create]) -> set[UUID]:
+    async def _creations(self, every: Sequence[Create]) -> set[UUID]:
+        asked = await self._still_moving(every)
         granted = await self._ids(
             "grant_creations",
             [a.processor_id for a in asked],
@@ -320,10 +459,12 @@ class _Grants:
                 [a.processor_id for a in links],
                 [a.edge_node_id for a in links],
             )
+        await self._begin_moves([a for a in asked if a.processor_id in granted])
         return granted
 
-    async def _deletions(self, asked: Sequence[Delete]) -> set[str]:
-        return await self._ids(
+    async def _deletions(self, every: Sequence[Delete]) -> set[str]:
+        asked = await self._still_moving(every)
+        granted = await self._ids(
             "grant_deletions",
             [a.processor_id for a in asked],
             [a.epoch for a in asked],
@@ -332,6 +473,99 @@ class _Grants:
             # How a failed pod ended was noted with its failure, and is the better cause.
             [None if a.reason is Reason.FAILED else str(a.reason) for a in asked],
         )
+        await self._begin_moves([a for a in asked if a.pod.uid in granted])
+        return granted
+
+    async def _still_moving(self, asked: Sequence[_Begins]) -> Sequence[_Begins]:
+        """Those without a move, and those whose move still rests on what it was decided on."""
+        moves = [(a.processor_id, a.move) for a in asked if a.move is not None]
+        held = await self._ids(
+            "check_moves",
+            [key for key, _ in moves],
+            [str(move.kind) for _, move in moves],
+            [move.edge_node_id for _, move in moves],
+            [move.heartbeat_at for _, move in moves],
+            [move.decided_at for _, move in moves],
+        )
+        return [a for a in asked if a.move is None or a.processor_id in held]
+
+    async def _begin_moves(self, granted: Sequence[Create | Delete]) -> None:
+        moves = [(a, a.move) for a in granted if a.move is not None]
+        if not moves:
+            return
+        keys = [a.processor_id for a, _ in moves]
+        await self._connection.execute(QUERIES["supersede_moves"], keys)
+        await self._connection.execute(
+            QUERIES["begin_moves"],
+            keys,
+            [str(move.kind) for _, move in moves],
+            [move.from_node for _, move in moves],
+            [_destination(a) for a, _ in moves],
+            [move.edge_node_id for _, move in moves],
+            [move.old_uid for _, move in moves],
+            [a.epoch for a, _ in moves],
+            [move.last_alive_at for _, move in moves],
+            [move.suspect_at for _, move in moves],
+            [a.detail for a, _ in moves],
+        )
+        await self._leave([(k, m) for k, (_, m) in zip(keys, moves, strict=True)])
+        home = [
+            (key, move.edge_node_id)
+            for key, (_, move) in zip(keys, moves, strict=True)
+            if move.kind is MoveKind.FAILBACK
+        ]
+        if home:
+            ids = [key for key, _ in home]
+            await self._connection.execute(
+                QUERIES["return_to_edge_nodes"], ids, [node for _, node in home]
+            )
+            await self._connection.execute(QUERIES["forget_left_nodes"], ids)
+
+    async def _leave(self, moves: Sequence[tuple[UUID, MoveStart]]) -> None:
+        left = [(key, move) for key, move in moves if move.kind is MoveKind.FAILOVER]
+        if not left:
+            return
+        keys, nodes = [key for key, _ in left], [move.edge_node_id for _, move in left]
+        await self._connection.execute(QUERIES["leave_edge_nodes"], keys, nodes)
+        await self._connection.execute(
+            QUERIES["note_left_nodes"], keys, nodes, [move.fencing for _, move in left]
+        )
+
+    async def _ends(self, asked: Sequence[EndMove]) -> set[UUID]:
+        return await self._ids(
+            "end_moves",
+            [a.processor_id for a in asked],
+            [a.epoch for a in asked],
+            [a.pod.uid for a in asked],
+            [a.pod.node_name for a in asked],
+            [a.rto_seconds for a in asked],
+            [a.rpo_seconds for a in asked],
+        )
+
+    async def _cancels(self, asked: Sequence[CancelMove]) -> set[UUID]:
+        """A failover that is cancelled leaves nothing behind; a failback leaves its home once
+        more."""
+        granted = await self._ids(
+            "cancel_moves",
+            [a.processor_id for a in asked],
+            [a.before_epoch for a in asked],
+            [a.pod.uid for a in asked],
+            [a.pod.name for a in asked],
+            [a.pod.node_name for a in asked],
+            [a.edge_node_id if a.kind is MoveKind.FAILBACK else None for a in asked],
+        )
+        for kind, query in (
+            (MoveKind.FAILOVER, "return_to_edge_nodes"),
+            (MoveKind.FAILBACK, "leave_edge_nodes"),
+        ):
+            links = [a for a in asked if a.kind is kind and a.processor_id in granted]
+            if links:
+                await self._connection.execute(
+                    QUERIES[query],
+                    [a.processor_id for a in links],
+                    [a.edge_node_id for a in links],
+                )
+        return granted
 
     async def _adoptions(self, asked: Sequence[Adopt]) -> set[UUID]:
         return await self._ids(
@@ -360,7 +594,12 @@ class _Grants:
         )
         if forgotten:
             await self._connection.execute(QUERIES["stop_links"], list(forgotten))
+            await self._connection.execute(QUERIES["drop_moves"], list(forgotten))
         return forgotten
+
+
+def _destination(action: Create | Delete) -> str | None:
+    return action.choice.node_name if isinstance(action, Create) else None
 
 
 def _cause(pod: Pod) -> str:
@@ -368,7 +607,7 @@ def _cause(pod: Pod) -> str:
 
 
 def _event(action: Action) -> Event:
-    said = (type(action).__name__.lower(), action.reason, action.detail, action.processor_id)
+    said = (kind_of(action), action.reason, action.detail, action.processor_id)
     if isinstance(action, Create):
         node_name = action.choice.node_name or action.spec.node_name
         return Event(*said, node_name, action.spec.name, epoch=action.epoch)

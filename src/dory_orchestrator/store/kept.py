@@ -1,9 +1,9 @@
 """Values made of rows, kept from one reading to the next."""
 
 from collections.abc import Callable, Mapping
-from typing import Generic, TypeVar
-from uuid import UUID
+from typing import Any, Generic, TypeVar
 
+K = TypeVar("K")
 R = TypeVar("R")
 V = TypeVar("V")
 
@@ -14,12 +14,12 @@ class Kept(Generic[R, V]):
     """
 
     def __init__(self) -> None:
-        self._known: dict[UUID, tuple[R, V]] = {}
+        self._known: dict[Any, tuple[R, V]] = {}
 
-    def take(self, rows: Mapping[UUID, R], make: Callable[[R], V]) -> dict[UUID, V]:
+    def take(self, rows: Mapping[K, R], make: Callable[[R], V]) -> dict[K, V]:
         """The value of each row; what has no row any more is forgotten."""
         known = self._known
-        now: dict[UUID, tuple[R, V]] = {}
+        now: dict[K, tuple[R, V]] = {}
         for key, row in rows.items():
             before = known.get(key)
             now[key] = before if before is not None and before[0] == row else (row, make(row))

@@ -21,6 +21,7 @@ from dory_orchestrator.ports import (
     StoreDataError,
     StoreUnavailable,
 )
+from dory_orchestrator.store.checkpoints import CheckpointStatements
 from dory_orchestrator.store.connections import (
     CONNECT_SECONDS,
     Connection,
@@ -37,7 +38,7 @@ CHANNEL = "orchestrator_changed"
 _LOCK_WAIT_MILLISECONDS = "1000"
 
 
-class PostgresStore(ControlStore):
+class PostgresStore(ControlStore, CheckpointStatements):
     """One database, one process's view of it.
 
     Heartbeats have a connection of their own, so that nothing else can hold them up.

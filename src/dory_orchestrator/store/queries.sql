@@ -41,7 +41,8 @@ known AS (
         departed.name AS left_node_name,
         -- The owner matters only where a move left somebody behind.
         CASE WHEN departed.id IS NOT NULL THEN o.node_name END AS owner_node_name,
-        departed.id IS NOT NULL AND o.ready AS owner_ready
+        -- Without fencing the instance that was left is never told to end.
+        departed.id IS NOT NULL AND o.ready AND o.fencing AS owner_ready
     FROM beat b
     LEFT JOIN processor_lock l ON l.id = b.processor_id
     LEFT JOIN LATERAL (
@@ -254,7 +255,8 @@ SELECT extract(epoch FROM now())::float8 AS now, id::text AS fleet_id FROM orche
 
 -- list_edge_nodes --
 SELECT n.id, n.organization_id, n.name::text AS name, n.status::text AS status,
-    c.edge_node_id IS NOT NULL AS cordoned
+    c.edge_node_id IS NOT NULL AS cordoned, n.failover_enabled, n.failover_target_node_id,
+    extract(epoch FROM n.last_heartbeat_at)::float8 AS last_heartbeat_at
 FROM edge_nodes n
 LEFT JOIN orchestrator.cordons c ON c.edge_node_id = n.id
 WHERE n.id IS NOT NULL
@@ -266,6 +268,46 @@ SELECT DISTINCT ON (processor_id) processor_id, edge_node_id
 FROM edge_node_apps
 WHERE status = 'active' AND processor_id IS NOT NULL AND edge_node_id IS NOT NULL
 ORDER BY processor_id, created_at, id
+
+-- list_homes --
+-- Of those that have failed over: the edge node that they left last.
+SELECT DISTINCT ON (a.processor_id) a.processor_id, a.edge_node_id
+FROM edge_node_apps a
+WHERE a.status = 'failed_over' AND a.processor_id IS NOT NULL AND a.edge_node_id IS NOT NULL
+    AND NOT EXISTS (
+        SELECT FROM edge_node_apps e
+        WHERE e.processor_id = a.processor_id AND e.status = 'active'
+    )
+ORDER BY a.processor_id, a.updated_at DESC, a.id
+
+-- list_moves --
+SELECT processor_id, kind, from_node, old_uid, edge_node_id,
+    extract(epoch FROM began_at)::float8 AS began_at,
+    extract(epoch FROM last_alive_at)::float8 AS last_alive_at,
+    extract(epoch FROM suspect_at)::float8 AS suspect_at,
+    extract(epoch FROM state_at)::float8 AS state_at
+FROM orchestrator.moves
+WHERE ended_at IS NULL
+
+-- list_gaps --
+-- $1 seconds that an ended gap matters for, $2 the longest time between canary beats that is no
+-- gap. One that has not ended is not stored yet.
+SELECT extract(epoch FROM began_at)::float8 AS began_at,
+    extract(epoch FROM ended_at)::float8 AS ended_at, cause
+FROM orchestrator.gaps
+WHERE ended_at > now() - make_interval(secs => $1)
+UNION ALL
+SELECT extract(epoch FROM last_beat_at)::float8, extract(epoch FROM now())::float8, 'canary'
+FROM orchestrator.canary
+WHERE now() - last_beat_at > make_interval(secs => $2)
+ORDER BY 1, 2
+
+-- list_node_health --
+SELECT key, state, reason, since, suspect_since, well_since, last_well_at, falls
+FROM orchestrator.node_health
+
+-- read_brake --
+SELECT engaged_at, reason, population, override_until FROM orchestrator.brake
 
 -- list_ownership --
 SELECT processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready, failures,
@@ -297,6 +339,187 @@ UPDATE orchestrator.leader SET holder = NULL, expires_at = now() WHERE holder = 
 SELECT true FROM orchestrator.leader
 WHERE holder = $1 AND term = $2 AND expires_at > clock_timestamp()
 FOR SHARE
+
+-- check_moves --
+-- $1 processor ids, $2 kinds, $3 edge nodes (null: it leaves an application node), $4 last
+-- heartbeats and $5 moments that the decisions were made on. What still holds.
+SELECT a.processor_id
+FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::float8[], $5::float8[])
+    AS a (processor_id, kind, edge_node_id, heartbeat_at, decided_at)
+LEFT JOIN edge_nodes n ON n.id = a.edge_node_id
+LEFT JOIN orchestrator.cordons c ON c.edge_node_id = a.edge_node_id
+WHERE clock_timestamp() < to_timestamp(a.decided_at) + interval '5 seconds'
+    AND CASE
+        WHEN a.edge_node_id IS NULL THEN true
+        WHEN a.kind = 'failback' THEN n.status::text = 'online' AND c.edge_node_id IS NULL
+        ELSE n.failover_enabled
+            AND extract(epoch FROM n.last_heartbeat_at)::float8 IS NOT DISTINCT FROM a.heartbeat_at
+    END
+    AND NOT EXISTS (
+        SELECT FROM orchestrator.brake
+        WHERE engaged_at IS NOT NULL
+            AND COALESCE(override_until, 0) <= extract(epoch FROM clock_timestamp())
+    )
+
+-- supersede_moves --
+UPDATE orchestrator.moves SET ended_at = now(), outcome = 'superseded'
+WHERE processor_id = ANY ($1::uuid[]) AND ended_at IS NULL
+
+-- begin_moves --
+-- $1 processor ids, $2 kinds, $3 from nodes, $4 to nodes, $5 edge nodes, $6 uids of the pods
+-- that are left, $7 epochs, $8 last signs of life, $9 when the evidence began, $10 details. A
+-- move that was superseded a moment ago goes on in this one: it counts from the same sign of life.
+INSERT INTO orchestrator.moves (
+    processor_id, kind, from_node, to_node, edge_node_id, old_uid, epoch, last_alive_at,
+    suspect_at, detail
+)
+SELECT a.processor_id, a.kind, a.from_node, a.to_node, a.edge_node_id, a.old_uid, a.epoch,
+    COALESCE(
+        (
+            SELECT m.last_alive_at FROM orchestrator.moves m
+            WHERE m.processor_id = a.processor_id AND m.ended_at = now()
+                AND m.outcome = 'superseded'
+            ORDER BY m.id DESC LIMIT 1
+        ),
+        to_timestamp(a.last_alive_at)
+    ),
+    to_timestamp(a.suspect_at),
+    a.detail
+FROM unnest(
+    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bigint[],
+    $8::float8[], $9::float8[], $10::text[]
+) AS a (
+    processor_id, kind, from_node, to_node, edge_node_id, old_uid, epoch, last_alive_at,
+    suspect_at, detail
+)
+
+-- leave_edge_nodes --
+-- $1 processor ids, $2 edge nodes. A failover: the link stands for the way home.
+UPDATE edge_node_apps e SET status = 'failed_over', updated_at = now()
+FROM unnest($1::uuid[], $2::uuid[]) AS a (processor_id, edge_node_id)
+WHERE e.processor_id = a.processor_id AND e.edge_node_id = a.edge_node_id
+    AND e.status = 'active'
+
+-- note_left_nodes --
+-- $1 processor ids, $2 edge nodes that were left (null: an application node; what was left
+-- before still is), $3 whether the old instance is told to shut down.
+UPDATE orchestrator.ownership o
+SET left_edge_node_id = COALESCE(a.edge_node_id, o.left_edge_node_id), fencing = a.fencing
+FROM unnest($1::uuid[], $2::uuid[], $3::boolean[]) AS a (processor_id, edge_node_id, fencing)
+WHERE o.processor_id = a.processor_id
+
+-- return_to_edge_nodes --
+-- $1 processor ids, $2 edge nodes. The oldest link of the two counts, as for everybody.
+UPDATE edge_node_apps e SET status = 'active', updated_at = now()
+WHERE e.id IN (
+        SELECT DISTINCT ON (h.processor_id) h.id
+        FROM edge_node_apps h
+        JOIN unnest($1::uuid[], $2::uuid[]) AS a (processor_id, edge_node_id)
+            ON h.processor_id = a.processor_id AND h.edge_node_id = a.edge_node_id
+        WHERE h.status = 'failed_over'
+        ORDER BY h.processor_id, h.updated_at DESC, h.id
+    )
+    AND NOT EXISTS (
+        SELECT FROM edge_node_apps o
+        WHERE o.processor_id = e.processor_id AND o.status = 'active'
+    )
+
+-- forget_left_nodes --
+UPDATE orchestrator.ownership SET left_edge_node_id = NULL WHERE processor_id = ANY ($1::uuid[])
+
+-- record_move_states --
+-- $1 processor ids, $2 epochs, $3 when the state that is given was last seen (Unix seconds).
+UPDATE orchestrator.moves m SET state_at = to_timestamp(a.state_at)
+FROM unnest($1::uuid[], $2::bigint[], $3::float8[]) AS a (processor_id, epoch, state_at)
+WHERE m.processor_id = a.processor_id AND m.ended_at IS NULL
+
+-- end_moves --
+-- $1 processor ids, $2 epochs, $3 pod uids, $4 nodes, $5 RTO, $6 RPO in seconds.
+UPDATE orchestrator.moves m
+SET ended_at = now(), outcome = 'done', to_node = a.node_name, rto_seconds = a.rto_seconds,
+    rpo_seconds = a.rpo_seconds
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::float8[])
+    AS a (processor_id, epoch, pod_uid, node_name, rto_seconds, rpo_seconds)
+JOIN orchestrator.ownership o
+    ON o.processor_id = a.processor_id AND o.epoch = a.epoch AND o.pod_uid = a.pod_uid
+WHERE m.processor_id = a.processor_id AND m.ended_at IS NULL
+RETURNING m.processor_id
+
+-- cancel_moves --
+-- $1 processor ids, $2 epochs before, $3 pod uids, $4 pod names, $5 nodes, $6 edge nodes that are
+-- left behind after all (null: none).
+WITH granted AS (
+    UPDATE orchestrator.ownership o
+    SET epoch = o.epoch + 1, pod_uid = a.pod_uid, pod_name = a.pod_name, node_name = a.node_name,
+        pod_ip = NULL, ready = false, left_edge_node_id = a.left_edge_node_id, updated_at = now()
+    FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::uuid[])
+        AS a (processor_id, epoch, pod_uid, pod_name, node_name, left_edge_node_id)
+    WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
+    RETURNING o.processor_id
+),
+ended AS (
+    UPDATE orchestrator.moves m SET ended_at = now(), outcome = 'cancelled'
+    FROM granted WHERE m.processor_id = granted.processor_id AND m.ended_at IS NULL
+)
+SELECT processor_id FROM granted
+
+-- drop_moves --
+UPDATE orchestrator.moves SET ended_at = now(), outcome = 'dropped'
+WHERE processor_id = ANY ($1::uuid[]) AND ended_at IS NULL
+
+-- forget_moves --
+DELETE FROM orchestrator.moves WHERE ended_at < now() - make_interval(secs => $1)
+
+-- forget_checkpoints --
+-- Of processors whose rows are gone for good.
+DELETE FROM orchestrator.checkpoints c
+WHERE c.confirmed_at < now() - make_interval(secs => $1)
+    AND NOT EXISTS (SELECT FROM processors p WHERE p.id = c.processor_id)
+
+-- forget_incarnations --
+DELETE FROM orchestrator.incarnations i
+WHERE NOT EXISTS (SELECT FROM processors p WHERE p.id = i.processor_id)
+    AND NOT EXISTS (
+        SELECT FROM orchestrator.checkpoints c WHERE c.processor_id = i.processor_id
+    )
+
+-- record_node_health --
+INSERT INTO orchestrator.node_health AS h (
+    key, name, edge_node_id, state, reason, detail, since, suspect_since, well_since,
+    last_well_at, falls
+)
+SELECT a.key, a.name, a.edge_node_id, a.state, a.reason, a.detail, a.since, a.suspect_since,
+    a.well_since, a.last_well_at, ARRAY(SELECT jsonb_array_elements_text(a.falls::jsonb)::float8)
+FROM unnest(
+    $1::text[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::float8[],
+    $8::float8[], $9::float8[], $10::float8[], $11::text[]
+) AS a (
+    key, name, edge_node_id, state, reason, detail, since, suspect_since, well_since,
+    last_well_at, falls
+)
+ON CONFLICT (key) DO UPDATE
+SET name = excluded.name, state = excluded.state, reason = excluded.reason,
+    detail = excluded.detail, since = excluded.since, suspect_since = excluded.suspect_since,
+    well_since = excluded.well_since, last_well_at = excluded.last_well_at,
+    falls = excluded.falls
+
+-- forget_node_health --
+DELETE FROM orchestrator.node_health WHERE key = ANY ($1::text[])
+
+-- show_edge_node_states --
+-- $1 edge nodes, $2 whether each is dead: for the platform's own pages.
+UPDATE edge_nodes n
+SET status = CASE WHEN a.dead THEN 'offline' WHEN false THEN n.status ELSE 'online' END,
+    updated_at = now()
+FROM unnest($1::uuid[], $2::boolean[]) AS a (edge_node_id, dead)
+WHERE n.id = a.edge_node_id
+    AND n.status::text = CASE WHEN a.dead THEN 'online' ELSE 'offline' END
+
+-- record_brake --
+-- An override that is over is forgotten: the brake then holds as if there had been none.
+UPDATE orchestrator.brake
+SET engaged_at = $1, reason = $2, detail = $3, population = $4::uuid[],
+    override_until = NULLIF(override_until, LEAST(override_until, extract(epoch FROM now())))
 
 -- grant_creations --
 -- $1 processor ids, $2 epochs, $3 node names. Granted to those that are still desired, and

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -10,12 +11,16 @@ from dory_orchestrator.core.model import Limits
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
+    BrakeStatus,
     EventPage,
     EventQuery,
     EventView,
     FleetSummary,
     GuardStatus,
     HeldProcessor,
+    MovePage,
+    MoveQuery,
+    MoveView,
     NodePage,
     NodeQuery,
     NodeView,
@@ -26,6 +31,7 @@ from dory_orchestrator.ports import (
     ProcessorView,
     StoreBusy,
     Stranger,
+    SuspectNode,
 )
 from dory_orchestrator.store.connections import Connection, Guard, Pool
 from dory_orchestrator.store.queries import load
@@ -169,6 +175,44 @@ class PostgresViews:
 
         return await self._write("adopt", work)
 
+    async def brake_status(self) -> BrakeStatus:
+        """See FleetViews."""
+        return await self._read("brake_status", _brake_status)
+
+    async def override_brake(self, for_seconds: float, reason: str, by: str) -> BrakeStatus:
+        """See FleetViews. All in one transaction."""
+
+        async def work(connection: Connection) -> BrakeStatus:
+            until = await connection.fetchval(_QUERIES["override_brake"], for_seconds, by, reason)
+            told = f"{by} overrode the brake until {_written(until)}: {reason}"
+            return await _decided(connection, "overridden", told)
+
+        return await self._write("override_brake", work)
+
+    async def clear_brake_override(self, by: str) -> BrakeStatus:
+        """See FleetViews. All in one transaction."""
+
+        async def work(connection: Connection) -> BrakeStatus:
+            if not await connection.fetchval(_QUERIES["clear_brake_override"]):
+                raise OperatorRefused("the brake is not overridden: there is nothing to clear")
+            told = f"{by} ended the override of the brake"
+            return await _decided(connection, "override_cleared", told)
+
+        return await self._write("clear_brake_override", work)
+
+    async def list_moves(self, query: MoveQuery) -> MovePage:
+        """See FleetViews."""
+        filters = (query.processor_id, query.node, query.kind, query.under_way, query.outcome)
+
+        async def work(connection: Connection) -> list[Any]:
+            rows: list[Any] = await connection.fetch(
+                _QUERIES["list_moves"], query.limit + 1, query.before_id, *filters
+            )
+            return rows
+
+        rows = await self._read("list_moves", work)
+        return MovePage([MoveView(**row) for row in rows[: query.limit]], len(rows) > query.limit)
+
     async def summary(self) -> FleetSummary:
         """See FleetViews."""
 
@@ -284,6 +328,28 @@ async def _waiting(connection: Connection, reason: Reason) -> tuple[int, list[He
     count = await connection.fetchval(_QUERIES["count_waiting"], reason)
     rows = await connection.fetch(_QUERIES["list_waiting"], reason, _NAMED_MAX)
     return count, [HeldProcessor(**row) for row in rows]
+
+
+async def _brake_status(connection: Connection) -> BrakeStatus:
+    row = dict(await connection.fetchrow(_QUERIES["brake"], _NAMED_MAX))
+    nodes = [_suspect(node) for node in json.loads(row["nodes"])]
+    return BrakeStatus(**{**row, "nodes": nodes})
+
+
+async def _decided(connection: Connection, reason: str, told: str) -> BrakeStatus:
+    """The brake was changed: the rest of that transaction."""
+    await connection.execute(_QUERIES["tell_brake"], reason, told)
+    await connection.execute(_QUERIES["wake_leader"])
+    return await _brake_status(connection)
+
+
+def _suspect(node: Mapping[str, Any]) -> SuspectNode:
+    since = datetime.fromtimestamp(node["since"], UTC)
+    return SuspectNode(**{**node, "id": UUID(node["id"]), "since": since})
+
+
+def _written(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _check_frozen(wanted: Sequence[UUID] | None, frozen: Sequence[UUID]) -> None:

@@ -154,6 +154,10 @@ known AS (
         CASE WHEN e.last_heartbeat_at IS NOT NULL
             THEN GREATEST(extract(epoch FROM now() - e.last_heartbeat_at), 0)::float8
         END AS heartbeat_age_seconds,
+        h.state AS health,
+        h.reason AS health_reason,
+        h.detail AS health_detail,
+        to_timestamp(h.since) AS health_since,
         n.cpu_millicores,
         n.memory_bytes,
         n.gpu_count,
@@ -163,6 +167,8 @@ known AS (
     FROM orchestrator.nodes n
     FULL JOIN edge e ON e.name = n.name
     LEFT JOIN orchestrator.cordons c ON c.edge_node_id = e.id
+    -- As `node_key` names them: two edge nodes may have one name.
+    LEFT JOIN orchestrator.node_health h ON h.key = COALESCE('edge ' || e.id, 'node ' || n.name)
 ),
 keyed AS (
     SELECT
@@ -327,6 +333,73 @@ FROM orchestrator.processor_states WHERE processor_id = ANY ($1) ORDER BY proces
 -- $1 detail.
 INSERT INTO orchestrator.events (kind, reason, detail) VALUES ('guard', 'confirmed', $1)
 
+-- brake --
+-- $1 how many nodes to name. An override that is over is none. One statement: all of it is of one
+-- moment, also while it is being changed.
+WITH suspect AS (
+    SELECT edge_node_id, name, state, reason, detail, since FROM orchestrator.node_health
+    WHERE edge_node_id IS NOT NULL AND state IN ('suspect', 'offline')
+),
+brake AS (
+    SELECT
+        to_timestamp(engaged_at) AS engaged_at, reason, detail,
+        cardinality(population) AS population,
+        CASE WHEN override_until > extract(epoch FROM now()) THEN override_until END AS until,
+        override_by, override_reason
+    FROM orchestrator.brake
+)
+SELECT
+    engaged_at IS NOT NULL AND until IS NULL AS engaged,
+    engaged_at, reason, detail,
+    population AS population_count,
+    to_timestamp(until) AS override_until,
+    CASE WHEN until IS NOT NULL THEN override_by END AS override_by,
+    CASE WHEN until IS NOT NULL THEN override_reason END AS override_reason,
+    (SELECT count(*) FROM suspect) AS nodes_count,
+    (
+        SELECT COALESCE(jsonb_agg(named ORDER BY name, id), '[]')::text FROM (
+            SELECT edge_node_id AS id, name, state, reason, detail, since FROM suspect
+            ORDER BY name, edge_node_id LIMIT $1
+        ) named
+    ) AS nodes
+FROM brake
+
+-- override_brake --
+-- $1 seconds, $2 by whom, $3 why.
+UPDATE orchestrator.brake
+SET override_until = extract(epoch FROM now()) + $1::float8, override_by = $2, override_reason = $3
+RETURNING to_timestamp(override_until)
+
+-- clear_brake_override --
+-- One that is over is left alone: it is none any more.
+UPDATE orchestrator.brake
+SET override_until = NULL, override_by = NULL, override_reason = NULL
+WHERE override_until > extract(epoch FROM now())
+RETURNING true
+
+-- tell_brake --
+-- $1 reason, $2 detail.
+INSERT INTO orchestrator.events (kind, reason, detail) VALUES ('brake', $1, $2)
+
+-- list_moves --
+-- $1 limit, $2 below this id, $3 processor, $4 node that is left or reached, $5 kind, $6 whether
+-- it has not ended, $7 outcome. The newest first.
+SELECT
+    m.id, m.processor_id,
+    (SELECT p.name::text FROM processors p WHERE p.id = m.processor_id LIMIT 1)
+        AS processor_name,
+    m.kind, m.detail, m.from_node, m.to_node, m.edge_node_id, m.old_uid, m.epoch, m.began_at,
+    m.last_alive_at, m.state_at, m.ended_at, m.outcome, m.rto_seconds, m.rpo_seconds
+FROM orchestrator.moves m
+WHERE ($2::bigint IS NULL OR m.id < $2)
+    AND ($3::uuid IS NULL OR m.processor_id = $3)
+    AND ($4::text IS NULL OR m.from_node = $4 OR m.to_node = $4)
+    AND ($5::text IS NULL OR m.kind = $5)
+    AND ($6::boolean IS NULL OR (m.ended_at IS NULL) = $6)
+    AND ($7::text IS NULL OR m.outcome = $7)
+ORDER BY m.id DESC
+LIMIT $1
+
 -- wake_leader --
 SELECT pg_notify('orchestrator_changed', '')
 
@@ -357,5 +430,11 @@ SELECT
     l.term,
     CASE WHEN isfinite(l.expires_at)
         THEN extract(epoch FROM l.expires_at - now())::float8 END AS lease_seconds,
-    (SELECT held_since IS NOT NULL FROM orchestrator.guard) AS guard_held
+    (SELECT held_since IS NOT NULL FROM orchestrator.guard) AS guard_held,
+    EXISTS (
+        SELECT FROM orchestrator.brake b
+        WHERE b.engaged_at IS NOT NULL
+            AND COALESCE(b.override_until <= extract(epoch FROM now()), true)
+    ) AS brake_engaged,
+    (SELECT count(*) FROM orchestrator.moves m WHERE m.ended_at IS NULL) AS moves_open
 FROM orchestrator.leader l

@@ -1,0 +1,205 @@
+"""Checkpoints in memory. It passes the same contract suite as PostgreSQL."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+from tests.doubles import MemoryStore
+
+from dory_orchestrator.core.checkpoint import (
+    Document,
+    Incarnation,
+    Position,
+    StoredCheckpoint,
+    expected_restart_count,
+    is_same_incarnation,
+)
+from dory_orchestrator.core.model import Ownership
+from dory_orchestrator.ports import Begun, Checkpoint, Confirmation, Lease
+
+_KEPT = 3
+
+
+@dataclass
+class MemoryCheckpoints:
+    """To be mixed into the double of the store, whose owners, lease and clock it asks.
+
+    `checkpoints` holds those of each processor, oldest first.
+    """
+
+    checkpoints: dict[UUID, list[StoredCheckpoint]] = field(default_factory=dict)
+    incarnations: dict[UUID, Incarnation] = field(default_factory=dict)
+    _numbers: Any = field(default_factory=lambda: count(1))
+
+    owners: dict[UUID, Ownership] = field(default_factory=dict)
+    clock: Callable[[], float] = lambda: 0.0
+
+    async def _answer(self, name: str) -> None:
+        raise NotImplementedError
+
+    async def _leading(self, name: str, lease: Lease) -> None:
+        raise NotImplementedError
+
+    def _owns(self, processor_id: UUID, epoch: int, pod_uid: str) -> bool:
+        owner = self.owners.get(processor_id)
+        return owner is not None and (owner.epoch, owner.pod_uid) == (epoch, pod_uid)
+
+    def _newest(self, processor_id: UUID) -> StoredCheckpoint | None:
+        return max(self.checkpoints.get(processor_id, ()), key=_position, default=None)
+
+    async def begin_incarnation(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        epoch: int,
+        *,
+        pod_uid: str,
+        pod_name: str,
+        restart_count: int,
+        ready_at: float,
+    ) -> Begun | None:
+        await self._leading("begin_incarnation", lease)
+        if not self._owns(processor_id, epoch, pod_uid):
+            return None
+        newest = self._newest(processor_id)
+        sha256 = None if newest is None else newest.sha256
+        known = self.incarnations.get(processor_id)
+        if known is not None and is_same_incarnation(
+            known, pod_uid=pod_uid, restart_count=restart_count, ready_at=ready_at
+        ):
+            return Begun(known, sha256)
+        used = [each.position.incarnation for each in self.checkpoints.get(processor_id, ())]
+        used += [] if known is None else [known.number]
+        begun = Incarnation(
+            max(used, default=0) + 1,
+            pod_uid,
+            pod_name,
+            expected_restart_count(known, pod_uid, restart_count),
+            ready_at,
+        )
+        self.incarnations[processor_id] = begun
+        return Begun(begun, sha256, known)
+
+    async def mark_given(
+        self, lease: Lease, processor_id: UUID, epoch: int, incarnation: Incarnation
+    ) -> bool:
+        await self._leading("mark_given", lease)
+        known = self.incarnations.get(processor_id)
+        if not self._owns(processor_id, epoch, incarnation.pod_uid):
+            return False
+        if known is None or known.number != incarnation.number:
+            return False
+        self.incarnations[processor_id] = replace(known, given=True)
+        return True
+
+    async def save_checkpoints(self, lease: Lease, checkpoints: Sequence[Checkpoint]) -> list[bool]:
+        await self._leading("save_checkpoints", lease)
+        return [self._save(each) for each in checkpoints]
+
+    def _save(self, each: Checkpoint) -> bool:
+        life, newest = self.incarnations.get(each.processor_id), self._newest(each.processor_id)
+        if not self._owns(each.processor_id, each.epoch, each.pod_uid):
+            return False
+        if life is None or not life.given:
+            return False
+        if (life.number, life.pod_uid) != (each.incarnation, each.pod_uid):
+            return False
+        if newest is not None and newest.position[:2] > (each.epoch, each.incarnation):
+            return False
+        self._put(
+            each.processor_id,
+            (each.epoch, each.incarnation),
+            each.pod_uid,
+            each.pod_name,
+            each.captured_at,
+            each.payload,
+            each.sha256,
+        )
+        return True
+
+    def _put(
+        self,
+        processor_id: UUID,
+        place: tuple[int, int],
+        pod_uid: str,
+        pod_name: str,
+        captured_at: float,
+        payload: bytes,
+        sha256: bytes,
+    ) -> None:
+        now = self.clock()
+        position = Position(*place, next(self._numbers))
+        new = StoredCheckpoint(position, pod_uid, pod_name, captured_at, now, now, payload, sha256)
+        before = self.checkpoints.get(processor_id, [])
+        others = [each for each in before if each.position[:2] != place]
+        self.checkpoints[processor_id] = sorted([*others, new], key=_position)[-_KEPT:]
+
+    async def confirm_checkpoints(
+        self, lease: Lease, confirmations: Sequence[Confirmation]
+    ) -> list[bool]:
+        await self._leading("confirm_checkpoints", lease)
+        return [self._confirm(each) for each in confirmations]
+
+    def _confirm(self, asked: Confirmation) -> bool:
+        if not self._owns(asked.processor_id, asked.epoch, asked.pod_uid):
+            return False
+        place = asked.epoch, asked.incarnation
+        stored = self.checkpoints.get(asked.processor_id, [])
+        for number, each in enumerate(stored):
+            if each.position[:2] == place and each.sha256 == asked.sha256:
+                stored[number] = replace(each, confirmed_at=self.clock())
+                return True
+        return False
+
+    async def save_document(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        document: Document,
+        *,
+        place: tuple[int, int],
+        newest: Position | None,
+    ) -> bool:
+        await self._leading("save_document", lease)
+        found = self._newest(processor_id)
+        if (None if found is None else found.position) != newest:
+            return False
+        same = found is not None and found.position[:2] == place
+        self._put(
+            processor_id,
+            place,
+            found.pod_uid if same and found is not None else "",
+            document.pod_name,
+            document.saved_at,
+            document.payload,
+            document.sha256,
+        )
+        return True
+
+    async def newest_checkpoint(self, processor_id: UUID) -> StoredCheckpoint | None:
+        await self._answer("newest_checkpoint")
+        return self._newest(processor_id)
+
+    async def last_incarnation(self, processor_id: UUID) -> Incarnation | None:
+        await self._answer("last_incarnation")
+        return self.incarnations.get(processor_id)
+
+    async def checkpoint_ages(self) -> dict[UUID, float]:
+        await self._answer("checkpoint_ages")
+        newest = {key: self._newest(key) for key in self.checkpoints}
+        return {
+            key: self.clock() - each.confirmed_at
+            for key, each in newest.items()
+            if each is not None
+        }
+
+
+@dataclass
+class MemoryCheckpointStore(MemoryStore, MemoryCheckpoints):
+    """The double of the store, with checkpoints."""
+
+
+def _position(checkpoint: StoredCheckpoint) -> Position:
+    return checkpoint.position

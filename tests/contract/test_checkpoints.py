@@ -1,0 +1,307 @@
+"""What every CheckpointStore promises: nothing is lost, and nothing older replaces anything."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from tests.checkpoints_double import MemoryCheckpointStore
+from tests.contract.worlds import MemoryWorld, PostgresWorld, a_pod, connected, create
+
+from dory_orchestrator.core.checkpoint import Document, Incarnation, payload_of, sha256_of
+from dory_orchestrator.core.plan import Record
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import Checkpoint, Confirmation, Lease, LeaseLost
+from dory_orchestrator.store.postgres import PostgresStore
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    if request.param == "memory":
+        world: Any = MemoryWorld()
+        world.memory = world.store = MemoryCheckpointStore()
+        yield world
+        return
+    url = request.getfixturevalue("database_url")
+    store = PostgresStore(url, metrics=Metrics(), pool_size=3, timeout_seconds=5)
+    async with connected(url) as connection:
+        yield PostgresWorld(store, connection)
+    await store.close()
+
+
+class Life:
+    """A pod that owns a processor, and its incarnations."""
+
+    def __init__(self, world: Any, lease: Lease, key: UUID, epoch: int) -> None:
+        self.store, self.lease, self.key, self.epoch = world.store, lease, key, epoch
+        self.uid, self.name = f"uid-{epoch}", f"pod-{epoch}"
+        self.number = 0
+
+    async def see(self, restart_count: int = 0, ready_at: float = 100.0, **changes: Any) -> Any:
+        known = {"pod_uid": self.uid, "pod_name": self.name} | changes
+        begun = await self.store.begin_incarnation(
+            self.lease,
+            self.key,
+            self.epoch,
+            restart_count=restart_count,
+            ready_at=ready_at,
+            **known,
+        )
+        if begun is not None:
+            self.number = begun.incarnation.number
+        return begun
+
+    async def begin(self, restart_count: int = 0, ready_at: float = 100.0) -> Incarnation:
+        """One that was given all there is."""
+        begun = await self.see(restart_count, ready_at)
+        assert await self.store.mark_given(self.lease, self.key, self.epoch, begun.incarnation)
+        incarnation: Incarnation = begun.incarnation
+        return incarnation
+
+    def checkpoint(self, count: int, at: float = 110.0, **changes: Any) -> Checkpoint:
+        payload = payload_of({"count": count})
+        return Checkpoint(
+            self.key,
+            self.epoch,
+            self.number,
+            self.uid,
+            self.name,
+            at,
+            payload,
+            sha256_of(payload),
+        )._replace(**changes)
+
+    async def save(self, count: int, at: float = 110.0, **changes: Any) -> bool:
+        [saved] = await self.store.save_checkpoints(
+            self.lease, [self.checkpoint(count, at, **changes)]
+        )
+        return bool(saved)
+
+    async def confirm(self, count: int, **changes: Any) -> bool:
+        saved = self.checkpoint(count)
+        asked = Confirmation(self.key, self.epoch, self.number, self.uid, saved.sha256)
+        [confirmed] = await self.store.confirm_checkpoints(self.lease, [asked._replace(**changes)])
+        return bool(confirmed)
+
+    async def newest(self) -> Any:
+        return await self.store.newest_checkpoint(self.key)
+
+
+async def place(world: Any, lease: Lease, key: UUID | None = None, epoch: int = 1) -> Life:
+    key = key or await world.desire()
+    assert await world.store.grant(lease, [create(key, epoch)]) == [True]
+    await world.store.record_pods(lease, [Record(key, epoch, a_pod(key, epoch))])
+    return Life(world, lease, key, epoch)
+
+
+def a_document(count: int, pod_name: str, at: float = 120.5) -> Document:
+    payload = payload_of({"count": count})
+    return Document(payload, sha256_of(payload), pod_name, at)
+
+
+async def test_a_checkpoint_is_stored_as_it_is(world, lease):
+    life = await place(world, lease)
+    await life.begin()
+    assert await life.newest() is None
+    assert await life.save(5)
+    found = await life.newest()
+    assert found.position[:2] == (1, 1)
+    assert (found.pod_uid, found.pod_name, found.captured_at) == ("uid-1", "pod-1", 110.0)
+    assert found.payload == b'{"count": 5}'
+    assert found.sha256 == sha256_of(found.payload)
+    assert found.received_at == found.confirmed_at
+
+
+async def test_the_later_one_stands_and_its_sequence_grows_whatever_the_pods_clock_says(
+    world, lease
+):
+    life = await place(world, lease)
+    await life.begin()
+    await life.save(5, at=110.0)
+    first = await life.newest()
+    await life.save(6, at=50.0)
+    second = await life.newest()
+    assert second.payload == b'{"count": 6}'
+    assert second.position > first.position
+    assert second.position[:2] == first.position[:2]
+
+
+async def test_an_incarnation_is_known_again(world, lease):
+    life = await place(world, lease)
+    begun = await life.see()
+    assert begun.incarnation == Incarnation(1, "uid-1", "pod-1", 0, 100.0)
+    assert (begun.newest_sha256, begun.previous) == (None, None)
+    again = await life.see(ready_at=100.9)
+    assert again.incarnation == begun.incarnation
+    await life.begin()
+    await life.save(5)
+    again = await life.see()
+    assert again.incarnation == replace(begun.incarnation, given=True)
+    assert again.newest_sha256 == life.checkpoint(5).sha256
+    assert await world.store.last_incarnation(life.key) == again.incarnation
+    assert await world.store.last_incarnation(uuid4()) is None
+
+
+@pytest.mark.parametrize(("restart_count", "ready_at"), [(1, 100.0), (0, 130.0), (1, 130.0)])
+async def test_nothing_is_accepted_from_a_new_incarnation_until_it_was_given(
+    world, lease, restart_count, ready_at
+):
+    life = await place(world, lease)
+    before = await life.begin()
+    await life.save(5)
+    begun = await life.see(restart_count, ready_at)
+    assert (begun.incarnation.number, begun.incarnation.given) == (2, False)
+    assert begun.incarnation.restart_count == 1
+    assert begun.previous == replace(before, given=True)
+    assert begun.newest_sha256 == life.checkpoint(5).sha256
+    assert not await life.save(0)
+    assert not await life.save(6, incarnation=1), "the life before has ended"
+    assert (await life.newest()).payload == b'{"count": 5}'
+    assert await world.store.mark_given(lease, life.key, 1, begun.incarnation)
+    assert await life.save(6)
+    assert (await life.newest()).position[:2] == (1, 2)
+    assert not await world.store.mark_given(lease, life.key, 1, before)
+
+
+async def test_what_an_older_owner_sends_is_refused(world, lease):
+    old = await place(world, lease)
+    incarnation = await old.begin()
+    await old.save(5)
+    new = await place(world, lease, old.key, 2)
+    assert not await old.save(6)
+    assert not await old.confirm(5)
+    assert await old.see() is None
+    assert not await world.store.mark_given(lease, old.key, 1, incarnation)
+    assert (await new.begin()).number == 2
+    assert await new.save(7)
+    assert not await old.save(8)
+    assert (await new.newest()).position[:2] == (2, 2)
+
+
+async def test_once_a_place_is_granted_nobody_owns_until_its_pod_is_there(world, lease):
+    old = await place(world, lease)
+    await old.begin()
+    await world.store.grant(lease, [create(old.key, 2)])
+    assert not await old.save(5)
+
+
+@pytest.mark.parametrize("changes", [{"pod_uid": "uid-9"}, {"epoch": 9}, {"incarnation": 9}])
+async def test_what_is_of_nobody_is_refused(world, lease, changes):
+    life = await place(world, lease)
+    await life.begin()
+    assert not await life.save(5, **changes)
+    assert not await life.save(5, processor_id=uuid4())
+    assert await life.newest() is None
+
+
+async def test_each_of_a_batch_is_judged_by_itself(world, lease):
+    lives = [await place(world, lease) for _ in range(3)]
+    for life in lives:
+        await life.begin()
+    await place(world, lease, lives[1].key, 2)
+    batch = [life.checkpoint(number) for number, life in enumerate(lives)]
+    assert await world.store.save_checkpoints(lease, batch) == [True, False, True]
+    assert await world.store.save_checkpoints(lease, []) == []
+    assert (await lives[2].newest()).payload == b'{"count": 2}'
+    assert await lives[1].newest() is None
+
+
+async def test_an_unchanged_state_is_confirmed(world, lease):
+    life = await place(world, lease)
+    await life.begin()
+    await life.save(5)
+    before = await life.newest()
+    await asyncio.sleep(0.01)
+    assert await life.confirm(5)
+    after = await life.newest()
+    assert after.confirmed_at > before.confirmed_at
+    assert replace(after, confirmed_at=before.confirmed_at) == before
+    for changes in ({"sha256": b"other"}, {"pod_uid": "u"}, {"epoch": 2}, {"incarnation": 2}):
+        assert not await life.confirm(5, **changes)
+    assert await life.newest() == after
+    ages = await world.store.checkpoint_ages()
+    assert set(ages) == {life.key}
+    assert 0 <= ages[life.key] < 5
+
+
+async def test_the_last_three_incarnations_are_kept(world, lease):
+    life = await place(world, lease)
+    for number in range(5):
+        await life.begin(number, 100.0 * number)
+        await life.save(number)
+    if isinstance(world, PostgresWorld):
+        kept = await world.connection.fetch("SELECT incarnation FROM orchestrator.checkpoints")
+        assert sorted(row[0] for row in kept) == [3, 4, 5]
+    else:
+        assert len(world.memory.checkpoints[life.key]) == 3
+    assert (await life.newest()).payload == b'{"count": 4}'
+
+
+async def test_a_document_is_stored_while_nothing_newer_came(world, lease):
+    life = await place(world, lease)
+    await life.begin()
+    await life.save(5)
+    before = await life.newest()
+    await life.save(6)
+    newest = await life.newest()
+
+    async def take(document: Document, place: tuple[int, int], expected: Any) -> bool:
+        return bool(
+            await world.store.save_document(lease, life.key, document, place=place, newest=expected)
+        )
+
+    assert not await take(a_document(7, "pod-1"), (1, 1), before.position)
+    assert not await take(a_document(7, "pod-1"), (1, 1), None)
+    assert (await life.newest()) == newest
+    assert await take(a_document(7, "pod-1"), (1, 1), newest.position)
+    taken = await life.newest()
+    assert (taken.payload, taken.captured_at) == (b'{"count": 7}', 120.5)
+    assert (taken.pod_uid, taken.pod_name) == ("uid-1", "pod-1")
+    assert taken.position > newest.position
+    assert await take(a_document(8, "pod-2"), (1, 2), taken.position)
+    assert (await life.newest()).pod_uid == ""
+    # No later incarnation stands at the place of a document.
+    assert (await life.see(1)).incarnation.number == 3
+
+
+async def test_a_first_document(world, lease):
+    key = await world.desire()
+    assert await world.store.save_document(
+        lease, key, a_document(1, "pod-0"), place=(0, 1), newest=None
+    )
+    life = await place(world, lease, key)
+    begun = await life.see()
+    assert begun.incarnation.number == 2
+    assert begun.newest_sha256 == a_document(1, "pod-0").sha256
+
+
+async def test_without_the_lease_nothing_is_written(world, lease):
+    life = await place(world, lease)
+    incarnation = await life.begin()
+    await life.save(5)
+    newest = await life.newest()
+    other = Lease("another", lease.term)
+    saved = life.checkpoint(6)
+    asked = Confirmation(life.key, 1, 1, "uid-1", newest.sha256)
+    for refused in (
+        world.store.save_checkpoints(other, [saved]),
+        world.store.confirm_checkpoints(other, [asked]),
+        world.store.mark_given(other, life.key, 1, incarnation),
+        world.store.save_document(
+            other, life.key, a_document(7, "pod-1"), place=(1, 1), newest=newest.position
+        ),
+        world.store.begin_incarnation(
+            other,
+            life.key,
+            1,
+            pod_uid="uid-1",
+            pod_name="pod-1",
+            restart_count=9,
+            ready_at=900.0,
+        ),
+    ):
+        with pytest.raises(LeaseLost):
+            await refused
+    assert await life.newest() == newest
