@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _LATENCY_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+_MOVE_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 _BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 Family = tuple[str, str, str, list[tuple[str, dict[str, str], float]]]
@@ -200,6 +201,24 @@ class Metrics:
         self.guard_held = Gauge(
             "dory_deletion_guard_held_pods", "Pods that the deletion guard keeps.", registry=r
         )
+        self.edge_nodes = Gauge(
+            "dory_edge_nodes", "Edge nodes, by how they are judged.", ["state"], registry=r
+        )
+        self.brake = Gauge(
+            "dory_brake_engaged", "1 while the mass-failure brake holds all moves.", registry=r
+        )
+        self.rto = Histogram(
+            "dory_move_rto_seconds",
+            "Of moves that are complete: from the last sign of life to ready with state.",
+            buckets=_MOVE_SECONDS,
+            registry=r,
+        )
+        self.rpo = Histogram(
+            "dory_move_rpo_seconds",
+            "Of moves that are complete: age of the state used, at the last sign of life.",
+            buckets=_MOVE_SECONDS,
+            registry=r,
+        )
         self.leader = Gauge("dory_leader", "1 if this process leads, else 0.", registry=r)
         self.leader_term = Gauge(
             "dory_leader_term", "The term that this process led in last.", registry=r
@@ -251,6 +270,29 @@ class Metrics:
             "Groups of findings on pods that the database did not take.",
             registry=r,
         )
+        self.checkpoints = Counter(
+            "dory_checkpoints_total",
+            "States asked for, by what became of them.",
+            ["outcome"],
+            registry=r,
+        )
+        self.checkpoint_ages = Gauge(
+            "dory_checkpoint_age_seconds",
+            "Running processors whose newest checkpoint is no older than `le` seconds.",
+            ["le"],
+            registry=r,
+        )
+        for outcome in (
+            "stored",
+            "confirmed",
+            "unreachable",
+            "too_large",
+            "error",
+            "not_owner",
+            "not_given",
+            "store_error",
+        ):
+            self.checkpoints.labels(outcome)
         for outcome in ("ready", "not_ready", "unreachable"):
             self.pod_probes.labels(outcome)
         for outcome in ("recorded", "unrecorded", "locked", "shed", "anonymous"):

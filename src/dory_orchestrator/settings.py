@@ -212,6 +212,31 @@ class Settings(BaseModel):
         default=None,
         description="Longest hold of the deletion guard, if not to nothing (10s to 24h).",
     )
+    checkpoint_interval: Annotated[float, _duration(0, 3600)] = Field(
+        default=10.0,
+        description="Time between two checkpoints of a processor; 0: none (0s to 1h).",
+    )
+    health_poll_interval: Annotated[float, _duration(0.5, 600)] = Field(
+        default=10.0, description="How often each pod is asked for its probes (500ms to 10m)."
+    )
+    heartbeat_stale: Annotated[float, _duration(2, 3600)] = Field(
+        default=60.0,
+        description="Silence of an edge node from which it is suspect (2s to 1h).",
+    )
+    node_failure_grace: Annotated[float, _duration(1, 3600)] = Field(
+        default=30.0,
+        description="How long a node is suspect before it is dead (1s to 1h).",
+    )
+    failback_stable: Annotated[float, _duration(1, 1800)] = Field(
+        default=120.0,
+        description="Health of an edge node until processors come home; doubles with each fall (1s to 30m).",
+    )
+    moves_max: _Integer = Field(
+        default=10,
+        ge=1,
+        le=1_000,
+        description="Processors that are on their way between two places at once (1 to 1000).",
+    )
     database_pool_size: _Integer = Field(
         default=5,
         ge=2,

@@ -1,6 +1,7 @@
 """What every Pods does; run over HTTP and over the double that other tests use."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -8,10 +9,10 @@ from typing import Protocol
 
 import aiohttp.web
 import pytest
-from tests.pods_double import FakePods
+from tests.pods_double import FakePods, FakeProgram
 
 from dory_orchestrator.pods.http import HttpPods
-from dory_orchestrator.ports import PodAnswer, PodUnreachable
+from dory_orchestrator.ports import PodAnswer, PodRefused, PodUnreachable
 from dory_orchestrator.ports import Pods as PodsPort
 
 pytestmark = pytest.mark.real
@@ -55,6 +56,7 @@ class MemoryWorld:
     ) -> str:
         address = f"10.0.0.{len(self.pods.answers) + 1}:8080"
         self.pods.answers[address] = PodAnswer(ready, healthy, "any", sdk_version)
+        self.pods.programs[address] = FakeProgram("pod", {"count": 1}, token="secret")
         self.pods.delays_seconds[address] = 60.0 if hangs else 0.0
         return address
 
@@ -88,7 +90,18 @@ class HttpWorld:
                 headers=headers if request.path == "/health" else {},
             )
 
+        state = {"count": 1}
+
+        async def answer_state(request: aiohttp.web.Request) -> aiohttp.web.Response:
+            await asyncio.sleep(60.0 if hangs else 0.0)
+            if request.headers.get("Authorization") != "Bearer secret":
+                return aiohttp.web.json_response({"error": "Unauthorized"}, status=401)
+            if request.method == "POST":
+                state.update((await request.json())["data"])
+            return aiohttp.web.json_response({"data": state})
+
         app = aiohttp.web.Application()
+        app.router.add_route("*", "/state", answer_state)
         app.router.add_get("/ready", answer)
         app.router.add_get("/health", answer)
         runner = aiohttp.web.AppRunner(app, shutdown_timeout=0.1)
@@ -143,3 +156,44 @@ async def test_pods_are_told_apart(world):
         return_exceptions=True,
     )
     assert [getattr(answer, "ready", None) for answer in answers] == [True, False, None, True]
+
+
+async def state_of(world, address, *, token="secret", bytes_max=10_000):
+    body = await world.pods.get_state(
+        address, token=token, timeout_seconds=0.5, bytes_max=bytes_max
+    )
+    return json.loads(body)["data"]
+
+
+async def put(world, address, *, token="secret"):
+    await world.pods.put_state(address, b'{"data": {"count": 5}}', token=token, timeout_seconds=0.5)
+
+
+async def test_a_state_is_what_was_put(world):
+    address = await world.start()
+    assert await state_of(world, address) == {"count": 1}
+    await put(world, address)
+    assert await state_of(world, address) == {"count": 5}
+
+
+@pytest.mark.parametrize("token", [None, "other"])
+async def test_without_the_token_there_is_no_state(world, token):
+    address = await world.start()
+    for work in (state_of(world, address, token=token), put(world, address, token=token)):
+        with pytest.raises(PodRefused) as caught:
+            await work
+        assert (caught.value.status, caught.value.final) == (401, True)
+    assert await state_of(world, address) == {"count": 1}
+
+
+async def test_a_state_longer_than_what_is_taken_is_refused(world):
+    with pytest.raises(PodRefused) as caught:
+        await state_of(world, await world.start(), bytes_max=10)
+    assert (caught.value.status, caught.value.final) == (413, True)
+
+
+async def test_the_state_of_whoever_does_not_answer(world):
+    for address in (await world.dead_address(), await world.start(hangs=True)):
+        for work in (state_of(world, address), put(world, address)):
+            with pytest.raises(PodUnreachable):
+                await work

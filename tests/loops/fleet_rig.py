@@ -20,9 +20,10 @@ from dory_orchestrator.core.model import (
     Resources,
     TemplateVersion,
 )
+from dory_orchestrator.loops.act import States
 from dory_orchestrator.loops.lead import Leadership
 from dory_orchestrator.loops.observe import Observer
-from dory_orchestrator.loops.reconcile import Reconciler
+from dory_orchestrator.loops.reconcile import Evidence, Reconciler
 from dory_orchestrator.loops.wake import Wake
 from dory_orchestrator.loops.watch import Watcher
 from dory_orchestrator.metrics import Metrics
@@ -138,6 +139,8 @@ class Rig:
         holder: str = "me",
         limits: Limits | None = None,
         poll_interval_seconds: float = 30.0,
+        evidence: Evidence | None = None,
+        states: States | None = None,
     ) -> None:
         self.store = store if store is not None else MemoryStore(clock=now)
         self.cluster = cluster if cluster is not None else TrickyCluster()
@@ -168,6 +171,8 @@ class Rig:
             metrics=self.metrics,
             wake=self.wake,
             poll_interval_seconds=poll_interval_seconds,
+            evidence=evidence,
+            states=states,
         )
         self.tasks: list[asyncio.Task[None]] = []
 

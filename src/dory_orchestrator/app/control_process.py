@@ -20,12 +20,16 @@ from dory_orchestrator.app.child import (
 from dory_orchestrator.cluster.absent import AbsentCluster
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.core.model import ComponentHealth, HealthStatus, Limits, Pod
+from dory_orchestrator.core.owned import owned_pods
 from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.checkpoint import Checkpointer
+from dory_orchestrator.loops.evidence import KeptStates, PodEvidence
 from dory_orchestrator.loops.lead import Leadership
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.loops.poll_health import HealthPoller
 from dory_orchestrator.loops.reconcile import Reconciler
 from dory_orchestrator.loops.report import Blackboard, keep_reporting
+from dory_orchestrator.loops.tell import Teller
 from dory_orchestrator.loops.wake import Wake
 from dory_orchestrator.loops.watch import Watcher
 from dory_orchestrator.metrics import Metrics
@@ -38,6 +42,8 @@ _log = get_logger(__name__)
 _CONFIGURE_SECONDS = 5.0
 _PROBES_MAX = 500
 """Pods that are asked at once: 1,800 may hang at a time before a round takes too long."""
+_CAPTURES_MAX = 100
+"""Pods whose state is asked for at once."""
 _PRUNE_SECONDS = 600.0
 _EVENTS_KEPT_SECONDS = 30 * 86_400.0
 
@@ -64,14 +70,33 @@ class ControlProcess:
             poll_interval_seconds=settings.poll_interval,
             on_change=self.wake.set,
         )
-        self.reconciler = self._make_reconciler()
-        self.pods = HttpPods(connections_max=_PROBES_MAX + 100)
+        self.pods = HttpPods(connections_max=_PROBES_MAX + _CAPTURES_MAX + 100)
         self.poller = HealthPoller(
             pods=self.pods,
             store=self.store,
             running=self._running_pods,
             metrics=self.metrics,
+            interval_seconds=settings.health_poll_interval,
             concurrency=_PROBES_MAX,
+        )
+        self.teller = Teller(self.store, lambda: self.leadership.lease)
+        self.checkpointer = self._make_checkpointer()
+        self.reconciler = self._make_reconciler()
+
+    def _make_checkpointer(self) -> Checkpointer:
+        settings = self.settings
+        tokens = (settings.state_token, settings.state_token_previous)
+        return Checkpointer(
+            pods=self.pods,
+            store=self.store,
+            cluster=self.cluster,
+            lease=lambda: self.leadership.lease,
+            running=self._owned_pods,
+            tell=self.teller.tell,
+            metrics=self.metrics,
+            tokens=[token.get_secret_value() for token in tokens if token is not None],
+            concurrency=_CAPTURES_MAX,
+            on_restored=self.wake.set,
         )
 
     def _make_reconciler(self) -> Reconciler:
@@ -85,11 +110,29 @@ class ControlProcess:
             limits=Limits(
                 namespace=settings.namespace,
                 guard_release_seconds=settings.deletion_guard_seconds,
+                heartbeat_stale_seconds=settings.heartbeat_stale,
+                node_failure_grace_seconds=settings.node_failure_grace,
+                failback_stable_seconds=settings.failback_stable,
+                moves_max=settings.moves_max,
+                checkpoint_interval_seconds=settings.checkpoint_interval,
             ),
             metrics=self.metrics,
             wake=self.wake,
             poll_interval_seconds=settings.poll_interval,
+            evidence=PodEvidence(self.poller, self.checkpointer, settings.health_poll_interval),
+            states=KeptStates(self.checkpointer, self.cluster),
         )
+
+    def _owned_pods(self) -> Iterable[tuple[Pod, int, float, tuple[str, ...]]]:
+        """The pods whose state is kept."""
+        desired, observed = self.reconciler.desired, self.observer.current
+        if desired is None or observed is None:
+            return ()
+        interval_seconds = self.settings.checkpoint_interval
+        return [
+            (one.pod, one.epoch, one.interval_seconds, one.proof)
+            for one in owned_pods(desired, observed, interval_seconds)
+        ]
 
     def _running_pods(self) -> Iterable[Pod]:
         """The pods to poll. Two processes that poll would only write the same twice."""
@@ -136,6 +179,8 @@ class ControlProcess:
                 group.create_task(self.leadership.run())
                 group.create_task(self.observer.run())
                 group.create_task(self.poller.run())
+                group.create_task(self.checkpointer.run())
+                group.create_task(self.teller.run())
                 group.create_task(self._keep_configured(self.local))
 
     async def _keep_configured(self, cluster: LocalCluster) -> None:

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from uuid import UUID
 
 from dory_orchestrator.core.backoff import Backoff
-from dory_orchestrator.core.model import Limits
+from dory_orchestrator.core.model import Limits, Pod, PodSpec
 from dory_orchestrator.core.plan import Create, Delete, Record
 from dory_orchestrator.core.reconcile import refused
 from dory_orchestrator.logs import get_logger
@@ -49,6 +49,22 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+class States(Protocol):
+    """What keeps the state of processors."""
+
+    async def prepare(self, lease: Lease, create: Create) -> float | None:
+        """Have the newest state lie where the pod that is created will look for it.
+
+        Returns when that state was last seen (Unix seconds of the database), None when there
+        is none. Raises StoreError, ClusterError.
+        """
+        ...
+
+    async def capture(self, lease: Lease, pod: Pod, epoch: int) -> bool:
+        """Capture the state of a running pod, and store it; whether that was done."""
+        ...
+
+
 class Leading(Protocol):
     """Whether we lead."""
 
@@ -72,8 +88,10 @@ class Actor:
         metrics: Metrics,
         on_done: Callable[[], None],
         concurrency: int = CONCURRENCY,
+        states: States | None = None,
     ) -> None:
         self._store = store
+        self._states = states
         self._cluster = cluster
         self._observer = observer
         self._leading = leading
@@ -155,7 +173,7 @@ class Actor:
             if isinstance(work, Create):
                 await self._create(lease, work)
             else:
-                await self._delete(work)
+                await self._delete(lease, work)
         except ClusterRefused as refusal:
             if asked and refusal.reason is Refusal.ALREADY_EXISTS:
                 # By the call before: a picture will tell.
@@ -174,7 +192,8 @@ class Actor:
 
     async def _create(self, lease: Lease, create: Create) -> None:
         async with asyncio.timeout(_CALL_SECONDS):
-            pod = await self._cluster.create_pod(create.spec)
+            spec = await self._prepared(lease, create)
+            pod = await self._cluster.create_pod(spec)
         self._observer.created(pod)
         _log.info(
             "pod created",
@@ -187,9 +206,28 @@ class Actor:
         record = Record(create.processor_id, create.epoch, pod)
         await self._store.record_pods(lease, [record])
 
-    async def _delete(self, delete: Delete) -> None:
+    async def _prepared(self, lease: Lease, create: Create) -> PodSpec:
+        """Its state first: a pod that starts without it would begin anew, and save that."""
+        if self._states is None:
+            return create.spec
+        state_at = await self._states.prepare(lease, create)
+        if state_at is None:
+            return create.spec
+        await self._store.record_move_state(lease, create.processor_id, create.epoch, state_at)
+        said = {**create.spec.environment, "DORY_IS_MIGRATING": "true"}
+        if create.previous:
+            said["DORY_MIGRATED_FROM"] = create.previous[0]
+        return replace(create.spec, environment=said)
+
+    async def _delete(self, lease: Lease, delete: Delete) -> None:
         async with asyncio.timeout(_CALL_SECONDS):
-            await self._cluster.delete_pod(delete.pod)
+            if (
+                delete.captures
+                and self._states is not None
+                and not await self._states.capture(lease, delete.pod, delete.epoch)
+            ):
+                raise TimeoutError("its state could not be captured: it is not ended")
+            await self._cluster.delete_pod(delete.pod, force=delete.force)
         self._observer.deleted(delete.pod)
         _log.info(
             "pod deleted",

@@ -5,17 +5,18 @@ it then reads. Wakes during a cycle lead to exactly one more.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from dory_orchestrator.core import guard
 from dory_orchestrator.core.backoff import Backoff
-from dory_orchestrator.core.model import Desired, Limits, Observation, Snapshot
-from dory_orchestrator.core.plan import Create, Delete, Plan, Record
+from dory_orchestrator.core.model import Desired, Limits, Observation, Pod, Snapshot
+from dory_orchestrator.core.plan import Create, Delete, EndMove, Plan, Record
 from dory_orchestrator.core.reconcile import compute
 from dory_orchestrator.logs import get_logger
-from dory_orchestrator.loops.act import Actor, Turn
+from dory_orchestrator.loops.act import Actor, States, Turn
+from dory_orchestrator.loops.judged import Judged
 from dory_orchestrator.loops.lead import Leadership
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.loops.show import Display
@@ -30,12 +31,15 @@ from dory_orchestrator.ports import (
     StoreBusy,
     StoreDataError,
     StoreError,
+    kind_of,
 )
 
 _log = get_logger(__name__)
 _GRANTS_MAX = 1_000
 _BUCKET_SECONDS = 10.0
 _FAULTS_MAX = 20
+_MOVING_SECONDS = 0.5
+_MOMENT_SECONDS = 0.001
 _REST_SHARE = 0.5
 _BACKOFF = Backoff(first_seconds=0.5, most_seconds=15.0, forgotten_after_seconds=0.0)
 
@@ -45,6 +49,30 @@ T = TypeVar("T", Record, Action)
 def _now() -> float:
     """Seconds on the event loop's clock."""
     return asyncio.get_running_loop().time()
+
+
+class Evidence(Protocol):
+    """What else decisions rest on, from the loops that ask pods."""
+
+    def answers(self) -> Mapping[str, bool]:
+        """Of each pod that was asked lately, by uid, whether it answered."""
+        ...
+
+    def is_restored(self, pod: Pod) -> bool:
+        """Whether the present incarnation of a pod has its state."""
+        ...
+
+
+class NoEvidence:
+    """Nobody asks pods: then no silence is proven, and no move is complete."""
+
+    def answers(self) -> Mapping[str, bool]:
+        """None."""
+        return {}
+
+    def is_restored(self, pod: Pod) -> bool:
+        """Not known."""
+        return False
 
 
 class History:
@@ -81,8 +109,12 @@ class Reconciler:
         metrics: Metrics,
         wake: Wake,
         poll_interval_seconds: float,
+        evidence: Evidence | None = None,
+        states: States | None = None,
     ) -> None:
         self._store = store
+        self._evidence = evidence or NoEvidence()
+        self._judged = Judged(store, metrics)
         self._watcher = watcher
         self._observer = observer
         self._leadership = leadership
@@ -90,6 +122,8 @@ class Reconciler:
         self._metrics = metrics
         self._wake = wake
         self._interval_seconds = poll_interval_seconds
+        self.desired: Desired | None = None
+        """What was read last."""
         self._refusals = 0
         self._faults = 0
         self._history = History()
@@ -102,6 +136,7 @@ class Reconciler:
             limits=limits,
             metrics=metrics,
             on_done=wake.set,
+            states=states,
         )
 
     async def run(self) -> None:
@@ -141,19 +176,26 @@ class Reconciler:
         # Before the reading: what ends during it may be done and not yet be in what is read.
         acting = self._actor.acting
         desired = await self._watcher.read()
+        self.desired = desired
         lease, observed = self._leadership.lease, self._observer.current
         if lease is None or observed is None:
             # Without a lease another acts; without a picture nothing may be decided.
             return self._interval_seconds
         plan = self._compute(desired, observed, acting)
         turn = Turn(group, lease, woken_at)
+        # Before anything is granted by it: whoever takes over must know what was known.
+        await self._judged.write(lease, plan, desired)
         refused = await self._carry_out(turn, plan, desired)
         await self._display.show(lease, plan, observed, desired)
         self._refusals = self._refusals + 1 if refused else 0
         if refused:
             return _BACKOFF.delay_seconds(self._refusals)
         until_due = self._interval_seconds if plan.wake_at is None else plan.wake_at - desired.now
-        return min(self._interval_seconds, until_due)
+        if desired.moves or plan.ends:
+            # That a pod has its state is told by no event.
+            until_due = min(until_due, _MOVING_SECONDS)
+        # No less than what a clock can tell: what is due in a moment would else be due for ever.
+        return min(self._interval_seconds, max(until_due, _MOMENT_SECONDS))
 
     def _compute(self, desired: Desired, observed: Observation, acting: frozenset[UUID]) -> Plan:
         snapshot = Snapshot(
@@ -161,11 +203,24 @@ class Reconciler:
             observed=observed,
             acting=acting,
             desired_most=self._history.most(),
+            answers=self._evidence.answers(),
+            restored=self._restored(desired, observed),
         )
         with self._metrics.reconciliation_compute_duration.time():
             plan = compute(snapshot, self._limits)
         self._history.add(_now(), dict(plan.desired_counts))
         return plan
+
+    def _restored(self, desired: Desired, observed: Observation) -> frozenset[str]:
+        """Of processors that are on their way, or that live elsewhere: of no others it matters."""
+        owners = (
+            desired.ownership.get(processor_id)
+            for processor_id in desired.moves.keys() | desired.homes.keys()
+        )
+        pods = (observed.pods.get(own.pod_uid or "") for own in owners if own is not None)
+        return frozenset(
+            pod.uid for pod in pods if pod is not None and self._evidence.is_restored(pod)
+        )
 
     async def _carry_out(self, turn: Turn, plan: Plan, desired: Desired) -> int:
         """Returns how much was not granted or not written: it is decided anew, never forced."""
@@ -213,7 +268,7 @@ class Reconciler:
                 self._actor.start(turn, action, own.failures if own is not None else 0)
             elif is_granted:
                 _log.info(
-                    type(action).__name__.lower(),
+                    kind_of(action),
                     processor_id=str(action.processor_id),
                     reason=action.reason,
                     detail=action.detail,
@@ -226,6 +281,10 @@ class Reconciler:
 
     def _count(self, action: Action, is_granted: bool) -> None:
         outcome = "granted" if is_granted else "refused"
-        self._metrics.actions.labels(type(action).__name__.lower(), action.reason, outcome).inc()
+        self._metrics.actions.labels(kind_of(action), action.reason, outcome).inc()
+        if is_granted and isinstance(action, EndMove):
+            self._metrics.rto.observe(action.rto_seconds)
+            if action.rpo_seconds is not None:
+                self._metrics.rpo.observe(action.rpo_seconds)
         if is_granted and isinstance(action, Create):
             self._metrics.scheduling_decisions.labels(action.choice.decision).inc()

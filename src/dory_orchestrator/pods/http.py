@@ -1,16 +1,19 @@
 """The HTTP servers of pods, asked as a kubelet asks them.
 
 A pod is a program of somebody else. Whatever it sends costs us its time limit, 64 KiB of body
-and one connection, and spoils no answer but its own.
+(of a state: what the caller allows) and one connection, and spoils no answer but its own.
 """
 
 import asyncio
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
 import msgspec
 
-from dory_orchestrator.ports import PodAnswer, PodUnreachable
+from dory_orchestrator.ports import PodAnswer, PodRefused, PodUnreachable
 
 BODY_BYTES_MAX = 64 * 1024
 SDK_VERSION_HEADER = "X-Dory-SDK-Version"
@@ -18,6 +21,10 @@ _SDK_VERSION_CHARACTERS_MAX = 64
 _MESSAGE_CHARACTERS_MAX = 200
 _WELL = 200
 _NOT_WELL = 503
+_TOO_LARGE = 413
+_FINAL = (400, 401, 404, 405, _TOO_LARGE)
+_TOO_LARGE_WORDS = "entity too large"
+"""What the client library answers, with 500, to a body above 1 MiB."""
 # For servers that do not end a connection when asked to.
 _KEEP_ALIVE_SECONDS = 1.0
 
@@ -38,6 +45,15 @@ class _ProbeBody(msgspec.Struct):
 
 
 _probe_body = msgspec.json.Decoder(_ProbeBody)
+
+
+class _ErrorBody(msgspec.Struct):
+    """What the client library says with the errors of /state."""
+
+    error: str = ""
+
+
+_error_body = msgspec.json.Decoder(_ErrorBody)
 
 
 class HttpPods:
@@ -62,15 +78,47 @@ class HttpPods:
 
     async def ask(self, address: str, *, timeout_seconds: float) -> PodAnswer:
         """Ask one pod for both probes. Raises PodUnreachable within `timeout_seconds`."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                ready = await self._get(address, "/ready")
-                health = await self._get(address, "/health", last=True)
-        except TimeoutError as error:
-            raise PodUnreachable(f"no answer within {timeout_seconds:g} s") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise PodUnreachable(_clean(_reason(error))) from error
+        async with _within(timeout_seconds):
+            ready = await self._get(address, "/ready")
+            health = await self._get(address, "/health", last=True)
         return _answer(ready, health)
+
+    async def get_state(
+        self, address: str, *, token: str | None, timeout_seconds: float, bytes_max: int
+    ) -> bytes:
+        """See Pods."""
+        async with (
+            _within(timeout_seconds),
+            self._session.get(
+                f"http://{address}/state", headers=_state_headers(token), allow_redirects=False
+            ) as reply,
+        ):
+            body = await _read(
+                reply.content, BODY_BYTES_MAX if reply.status != _WELL else bytes_max + 1
+            )
+        if reply.status != _WELL:
+            raise _refusal("GET", reply.status, body)
+        if len(body) > bytes_max:
+            message = f"GET /state answered more than {bytes_max} bytes"
+            raise PodRefused(_TOO_LARGE, message, final=True)
+        return body
+
+    async def put_state(
+        self, address: str, body: bytes, *, token: str | None, timeout_seconds: float
+    ) -> None:
+        """See Pods."""
+        async with (
+            _within(timeout_seconds),
+            self._session.post(
+                f"http://{address}/state",
+                data=io.BytesIO(body),
+                headers=_state_headers(token) | {"Content-Type": "application/json"},
+                allow_redirects=False,
+            ) as reply,
+        ):
+            answer = await _read(reply.content)
+        if reply.status != _WELL:
+            raise _refusal("POST", reply.status, answer)
 
     async def _get(self, address: str, path: str, *, last: bool = False) -> _Reply:
         """GET, without following redirects; the `last` request of a visit ends the connection.
@@ -90,12 +138,40 @@ class HttpPods:
             )
 
 
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    """The first 64 KiB. A connection with more to come is closed when it is given back."""
+@asynccontextmanager
+async def _within(timeout_seconds: float) -> AsyncIterator[None]:
+    """One visit to a pod; whatever goes wrong comes out as PodUnreachable."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError as error:
+        raise PodUnreachable(f"no answer within {timeout_seconds:g} s") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise PodUnreachable(_clean(_reason(error))) from error
+
+
+def _state_headers(token: str | None) -> dict[str, str]:
+    authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return {"Connection": "close"} | authorization
+
+
+async def _read(content: aiohttp.StreamReader, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """The first bytes. A connection with more to come is closed when it is given back."""
     body = bytearray()
-    while chunk := await content.read(BODY_BYTES_MAX - len(body)):
+    while chunk := await content.read(bytes_max - len(body)):
         body += chunk
     return bytes(body)
+
+
+def _refusal(method: str, status: int, body: bytes) -> PodRefused:
+    try:
+        said = _clean(_error_body.decode(body).error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = ""
+    if _TOO_LARGE_WORDS in said.lower():
+        status = _TOO_LARGE
+    message = f"{method} /state answered {status}" + (f": {said}" if said else "")
+    return PodRefused(status, message, final=status in _FINAL)
 
 
 def _answer(ready: _Reply, health: _Reply) -> PodAnswer:

@@ -1,0 +1,227 @@
+"""The document in the client library's store: taken when it is newer, replaced when it is not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from dory_orchestrator.core.checkpoint import (
+    CaptureLimits,
+    Document,
+    DocumentReason,
+    DocumentRefused,
+    Incarnation,
+    Position,
+    StoredCheckpoint,
+    document,
+    judge_document,
+    place_document,
+    read_document,
+)
+from dory_orchestrator.core.model import Pod, PodSpec
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.ports import (
+    CheckpointStore,
+    Cluster,
+    ClusterRefused,
+    Event,
+    Lease,
+    Refusal,
+    StoreBusy,
+    StoredState,
+)
+
+_log = get_logger(__name__)
+_TRIES = 5
+_TOLD = (DocumentReason.STRANGER, DocumentReason.DOUBTFUL, DocumentReason.CONTRADICTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """What the next container starts from. `confirmed_at`, by the database's clock, is when the
+    state was last seen in the pod: what came after it is lost."""
+
+    position: Position
+    pod_name: str
+    captured_at: float
+    confirmed_at: float
+    sha256: bytes
+    size_bytes: int
+
+
+class Seeder:
+    """Reads and writes documents of processors whose pods end or begin."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        *,
+        limits: CaptureLimits,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._store = store
+        self._limits = limits
+        self._tell = tell
+
+    async def seed(
+        self,
+        lease: Lease,
+        cluster: Cluster,
+        spec: PodSpec,
+        pod_names: Sequence[str],
+        *,
+        proof: Sequence[str],
+        restarted: bool,
+    ) -> Seeded | None:
+        """Make the document the newest state; None when there is no state at all.
+
+        Raises StoreError, ClusterError: nothing may be created then.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            stored = await cluster.read_state(spec.namespace, spec.processor_id)
+            found = self._read(spec.processor_id, stored)
+            last = await self._store.last_incarnation(spec.processor_id)
+            newest = await self._newest(
+                lease,
+                spec.processor_id,
+                found,
+                pod_names=pod_names,
+                last=last,
+                proof=proof,
+                restarted=restarted,
+            )
+            if newest is None:
+                return None
+            if found is not None and found.sha256 == newest.sha256:
+                return _seeded(newest)
+            try:
+                await cluster.seed_state(
+                    spec.namespace,
+                    spec.processor_id,
+                    _document(spec.processor_id, newest),
+                    version=None if stored is None else stored.version,
+                )
+            except ClusterRefused as error:
+                if error.reason is not Refusal.CONFLICT or not tries_left:
+                    raise
+                continue
+            return _seeded(newest)
+        raise AssertionError("unreachable")
+
+    async def take_own(
+        self,
+        lease: Lease,
+        cluster: Cluster,
+        pod: Pod,
+        *,
+        previous: Incarnation | None,
+        restarted: bool,
+        ready_at: float,
+        proof: Sequence[str],
+    ) -> StoredCheckpoint | None:
+        """The newest state of a pod that has begun another life: what it saved at the end of the
+        last one, if that is newer. Raises StoreError, ClusterError.
+        """
+        assert pod.processor_id is not None  # noqa: S101 - only such pods are looked at
+        stored = await cluster.read_state(pod.namespace, pod.processor_id)
+        return await self._newest(
+            lease,
+            pod.processor_id,
+            self._read(pod.processor_id, stored),
+            pod_names=(pod.name,),
+            last=previous,
+            proof=proof,
+            restarted=restarted,
+            before=ready_at,
+        )
+
+    def _read(self, processor_id: UUID, stored: StoredState | None) -> Document | None:
+        if stored is None:
+            return None
+        try:
+            return read_document(stored.document, self._limits)
+        except DocumentRefused as error:
+            self._complain(processor_id, "unreadable", f"the stored document: {error}")
+            return None
+
+    async def _newest(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        found: Document | None,
+        *,
+        pod_names: Sequence[str],
+        last: Incarnation | None,
+        proof: Sequence[str],
+        restarted: bool,
+        before: float | None = None,
+    ) -> StoredCheckpoint | None:
+        """The newest checkpoint, after the document was taken where it is newer."""
+        for _ in range(_TRIES):
+            newest = await self._store.newest_checkpoint(processor_id)
+            if found is None:
+                return newest
+            reason = judge_document(
+                found,
+                newest,
+                pod_names=pod_names,
+                last=last,
+                proof=proof,
+                restarted=restarted,
+                before=before,
+            )
+            if not reason.taken:
+                if newest is not None and _is_told(reason, found, newest):
+                    detail = f"the document that pod {found.pod_name} saved is not taken"
+                    self._complain(processor_id, reason, detail)
+                return newest
+            if await self._store.save_document(
+                lease,
+                processor_id,
+                found,
+                place=place_document(found, newest),
+                newest=None if newest is None else newest.position,
+            ):
+                _log.info(
+                    "the document of the client library is taken",
+                    processor_id=str(processor_id),
+                    pod=found.pod_name,
+                    reason=reason,
+                )
+                return await self._store.newest_checkpoint(processor_id)
+        raise StoreBusy("the newest checkpoint changes all the time")
+
+    def _complain(self, processor_id: UUID, reason: str, detail: str) -> None:
+        _log.warning(
+            "a stored state is not used",
+            processor_id=str(processor_id),
+            reason=reason,
+            detail=detail,
+        )
+        self._tell(Event("document_refused", reason, detail, processor_id))
+
+
+def _is_told(reason: DocumentReason, found: Document, newest: StoredCheckpoint) -> bool:
+    """That the pod before has saved is no news, once the newest state is its."""
+    is_known = reason is DocumentReason.STRANGER and found.pod_name == newest.pod_name
+    return reason in _TOLD and not is_known
+
+
+def _document(processor_id: UUID, newest: StoredCheckpoint) -> bytes:
+    return document(
+        newest.payload,
+        processor_id=processor_id,
+        pod_name=newest.pod_name,
+        timestamp=newest.captured_at,
+        position=newest.position,
+    )
+
+
+def _seeded(newest: StoredCheckpoint) -> Seeded:
+    return Seeded(
+        newest.position,
+        newest.pod_name,
+        newest.captured_at,
+        newest.confirmed_at,
+        newest.sha256,
+        len(newest.payload),
+    )
