@@ -97,6 +97,13 @@ class Service:
     def tell(self, kind: str, reason: str, **values: Any) -> int:
         return now(self.world.tell(kind, reason, **values))
 
+    def move(self, processor_id: UUID, **values: Any) -> int:
+        return now(self.world.move(processor_id, **values))
+
+    def engage(self) -> None:
+        now(self.world.engage("many_suspect", "3 of 4 are suspect", population=4))
+        now(self.world.add_node("edge-1", organization_id=uuid4(), health="offline"))
+
     def hold(self, **groups: int) -> None:
         now(self.world.hold(**groups))
 
@@ -237,6 +244,67 @@ class TestNodes:
         assert "decommissioned" in service.call("nodes", "-o", "wide").stdout
         found = json.loads(service.call("nodes", "--ready", "-o", "json").stdout)
         assert [node["name"] for node in found["nodes"]] == ["edge-1"]
+
+    def test_as_the_leader_judged_them(self, service):
+        world = service.world
+        for name, health, cordon in (
+            ("a", "suspect", None),
+            ("b", "offline", "drained"),
+            ("c", "decommissioned", "decommissioned"),
+            ("d", None, None),
+        ):
+            now(world.add_node(name, organization_id=uuid4(), health=health, cordon=cordon))
+        _, *rows = lines(service.call("nodes"))
+        assert [" ".join(row[5:]) for row in rows] == [
+            "suspect - - - -",
+            "offline, cordoned - - - -",
+            "decommissioned - - - -",
+            "online - - - -",
+        ]
+        heading, suspect, *_ = lines(service.call("nodes", "-o", "wide"))
+        assert (heading[-3:], suspect[-2:]) == (["SINCE", "REASON", "DETAIL"], ["why", "because"])
+        found = json.loads(service.call("nodes", "-q", "a", "-o", "json").stdout)
+        assert found["nodes"][0]["health_reason"] == "why"
+
+
+class TestMoves:
+    def test_as_a_table_the_newest_last(self, service):
+        key = service.add("camera-1", state="running")
+        service.move(key, from_node="edge-1", to_node="cloud", outcome="done")
+        gone = uuid4()
+        service.move(gone, kind="failback", from_node="cloud")
+        result = service.call("moves")
+        heading, done, under_way = lines(result)
+        assert heading == [
+            "TIME",
+            "KIND",
+            "PROCESSOR",
+            *["FROM", "TO", "OUTCOME", "RTO", "RPO", "DETAIL"],
+        ]
+        assert done[2:] == [
+            *("failover", "camera-1", "edge-1", "cloud", "done", "29.5s", "5.0s", "because"),
+        ]
+        assert under_way[2:8] == ["failback", str(gone), "cloud", "-", "under", "way"]
+        assert re.fullmatch(r"\d+d", under_way[8])
+        assert "uid" not in result.stdout
+        found = json.loads(service.call("moves", "-o", "json").stdout)
+        assert [move["id"] for move in found["moves"]] == [2, 1]
+        assert str(key) in service.call("moves", "-o", "wide").stdout
+
+    def test_filters(self, service):
+        key = service.add("camera-1", state="moving")
+        service.move(uuid4(), from_node="edge-2", outcome="dropped")
+        service.move(key, from_node="edge-1")
+        for arguments in (
+            ["--open"],
+            ["--processor", "cam"],
+            ["--node", "edge-1"],
+            ["--limit", "1"],
+        ):
+            _, row = lines(service.call("moves", *arguments))
+            assert row[3] == "camera-1"
+        result = service.call("moves", "--node", "edge-9")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no moves\n")
 
 
 class TestEvents:
@@ -386,6 +454,90 @@ class TestGuard:
             assert result.exit_code == 0
 
 
+class TestBrake:
+    def test_it_is_off(self, service):
+        result = service.call("brake", "status")
+        assert (result.exit_code, result.stdout) == (0, "brake  off\n")
+        result = service.call("brake", "clear")
+        assert (result.exit_code, "not overridden" in result.stderr) == (1, True)
+
+    def test_status(self, service):
+        service.engage()
+        result = service.call("brake", "status")
+        assert result.exit_code == 0
+        for words in ("HOLDS", "many_suspect", "3 of 4 are suspect", "4 edge nodes", "edge-1"):
+            assert words in result.stdout
+        assert "brake override" in result.stdout
+        found = json.loads(service.call("brake", "status", "-o", "json").stdout)
+        assert (found["engaged"], found["nodes_count"]) == (True, 1)
+
+    def test_more_nodes_than_are_named(self, service):
+        for number in range(102):
+            node = service.world.add_node(f"n{number}", organization_id=uuid4(), health="suspect")
+            now(node)
+        assert service.call("brake", "status").stdout.endswith("\nand 2 more\n")
+
+    @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
+    def test_overriding_asks(self, service, answer):
+        service.engage()
+        result = service.call(
+            "brake", "override", "--for", "10m", "--reason", "a fire", answer=answer
+        )
+        assert result.exit_code == 1
+        assert "edge-1" in result.stderr
+        assert "for 10m" in result.stderr
+        assert service.world.views.override is None
+
+    @pytest.mark.parametrize(("arguments", "answer"), [([], "y\n"), (["--yes"], None)])
+    def test_overriding_and_clearing(self, service, arguments, answer):
+        service.engage()
+        command = ["brake", "override", "--for", "10m", "--reason", "a fire", "--by", "eva"]
+        result = service.call(*command, *arguments, answer=answer)
+        assert result.exit_code == 0
+        assert "overridden until" in result.stdout
+        assert "dead nodes are moved away from" in result.stdout
+        _, by, reason = service.world.views.override
+        assert (by, reason) == ("eva", "a fire")
+        shown = service.call("brake", "status").stdout
+        for words in ("overridden", "eva", "a fire", "(in 10m)"):
+            assert words in shown
+        assert "HOLDS" not in shown
+
+        result = service.call("brake", "clear")
+        assert (result.exit_code, result.stdout) == (
+            *(0, "the brake holds again, unless its cause is gone\n"),
+        )
+        assert service.world.views.override is None
+
+    def test_ahead_of_time(self, service):
+        command = ["brake", "override", "--for", "90s", "--reason", "a drill", "-y"]
+        assert "was not engaged" in service.call(*command).stdout
+        found = json.loads(service.call(*command, "-o", "json").stdout)
+        assert found["override_reason"] == "a drill"
+        found = json.loads(service.call("brake", "clear", "-o", "json").stdout)
+        assert found["override_until"] is None
+
+    @pytest.mark.parametrize("duration", ["0", "0.5s", "25h", "9" * 400, "soon", "-1"])
+    def test_bad_durations_are_named(self, service, duration):
+        result = service.call("brake", "override", "--for", duration, "--reason", "a", "-y")
+        assert (result.exit_code, "--for" in result.stderr) == (2, True)
+        assert service.world.views.override is None
+
+    def test_a_reason_is_needed(self, service):
+        result = service.call("brake", "override", "--for", "1m", "-y")
+        assert (result.exit_code, "--reason" in result.stderr) == (2, True)
+        result = service.call("brake", "override", "--for", "1m", "--reason", "", "-y")
+        assert (result.exit_code, "reason: " in result.stderr) == (2, True)
+
+    def test_with_a_token(self):
+        with Service("geheim") as service:
+            command = ["brake", "override", "--for", "1m", "--reason", "a", "-y"]
+            for refused in (command, ["brake", "clear"]):
+                result = service.call(*refused)
+                assert (result.exit_code, "DORY_OPERATOR_TOKEN" in result.stderr) == (2, True)
+            assert service.call(*command, DORY_OPERATOR_TOKEN="geheim").exit_code == 0
+
+
 class TestWhere:
     def test_nobody_answers(self, tmp_path):
         with socket.socket() as unused:
@@ -432,6 +584,8 @@ class TestWhere:
             ["events"],
             ["events", "-f"],
             ["guard", "status"],
+            ["moves"],
+            ["brake", "status"],
         ):
             result = service.call(*command)
             assert (result.exit_code, result.stdout) == (1, "")
@@ -462,7 +616,10 @@ class Answering:
 
 
 def test_help_of_every_command():
-    for command in (["nodes"], ["processors"], ["events"], ["guard"], ["guard", "confirm"]):
+    for command in (
+        *(["nodes"], ["processors"], ["events"], ["moves"], ["guard"], ["guard", "confirm"]),
+        *(["brake"], ["brake", "status"], ["brake", "override"], ["brake", "clear"]),
+    ):
         assert invoke([*command, "--help"]).exit_code == 0
 
 

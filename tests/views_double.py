@@ -8,12 +8,16 @@ from typing import Any
 from uuid import UUID
 
 from dory_orchestrator.ports import (
+    BrakeStatus,
     EventPage,
     EventQuery,
     EventView,
     FleetSummary,
     GuardStatus,
     HeldProcessor,
+    MovePage,
+    MoveQuery,
+    MoveView,
     NodePage,
     NodeQuery,
     NodeView,
@@ -24,6 +28,7 @@ from dory_orchestrator.ports import (
     ProcessorView,
     StoreError,
     Stranger,
+    SuspectNode,
 )
 
 
@@ -39,6 +44,12 @@ class MemoryViews:
     confirmed: dict[str, int] = field(default_factory=dict)
     confirmed_at: datetime | None = None
     confirmed_by: str | None = None
+    moves: list[MoveView] = field(default_factory=list)
+    engaged_at: datetime | None = None
+    brake_reason: str | None = None
+    brake_detail: str = ""
+    population_count: int = 0
+    override: tuple[datetime, str, str] | None = None
     leader: str | None = None
     error: StoreError | None = None
     wakes: int = 0
@@ -158,6 +169,57 @@ class MemoryViews:
         self.wakes += 1
         return wanted
 
+    @property
+    def _override(self) -> tuple[datetime, str, str] | None:
+        """Until when, by whom and why; None once it is over."""
+        in_force = self.override is not None and self.override[0] > datetime.now(UTC)
+        return self.override if in_force else None
+
+    @property
+    def _engaged(self) -> bool:
+        return self.engaged_at is not None and self._override is None
+
+    async def brake_status(self) -> BrakeStatus:
+        self._answer()
+        until, by, reason = self._override or (None, None, None)
+        suspects = [n for n in self.nodes if n.edge_node_id and n.health in ("suspect", "offline")]
+        nodes = sorted(map(_suspect, suspects), key=lambda n: (n.name, n.id))
+        return BrakeStatus(
+            engaged=self._engaged,
+            engaged_at=self.engaged_at,
+            reason=self.brake_reason,
+            detail=self.brake_detail,
+            population_count=self.population_count,
+            override_until=until,
+            override_by=by,
+            override_reason=reason,
+            nodes_count=len(nodes),
+            nodes=nodes[:100],
+        )
+
+    async def override_brake(self, for_seconds: float, reason: str, by: str) -> BrakeStatus:
+        self._answer()
+        until = datetime.now(UTC) + timedelta(seconds=for_seconds)
+        self.override = (until, by, reason)
+        written = until.strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.tell("brake", "overridden", f"{by} overrode the brake until {written}: {reason}")
+        self.wakes += 1
+        return await self.brake_status()
+
+    async def clear_brake_override(self, by: str) -> BrakeStatus:
+        self._answer()
+        if self._override is None:
+            raise OperatorRefused("the brake is not overridden: there is nothing to clear")
+        self.override = None
+        self.tell("brake", "override_cleared", f"{by} ended the override of the brake")
+        self.wakes += 1
+        return await self.brake_status()
+
+    async def list_moves(self, query: MoveQuery) -> MovePage:
+        self._answer()
+        found = [m for m in reversed(self.moves) if _move_matches(m, query)]
+        return MovePage(found[: query.limit], len(found) > query.limit)
+
     async def summary(self) -> FleetSummary:
         self._answer()
         desired = [p for p in self.processors.values() if p.status not in (None, "terminated")]
@@ -173,6 +235,8 @@ class MemoryViews:
             term=1 if self.leader else 0,
             lease_seconds=5.0 if self.leader else None,
             guard_held=self.held_since is not None,
+            brake_engaged=self._engaged,
+            moves_open=sum(move.ended_at is None for move in self.moves),
         )
 
 
@@ -240,6 +304,30 @@ def _event_matches(event: EventView, query: EventQuery) -> bool:
         and _is(query.node, event.node_name)
         and _is(query.kind, event.kind)
         and _is(query.reason, event.reason)
+    )
+
+
+def _move_matches(move: MoveView, query: MoveQuery) -> bool:
+    return (
+        (query.before_id is None or move.id < query.before_id)
+        and (query.node is None or query.node in (move.from_node, move.to_node))
+        and _is(query.processor_id, move.processor_id)
+        and _is(query.kind, move.kind)
+        and _is(query.under_way, move.ended_at is None)
+        and _is(query.outcome, move.outcome)
+    )
+
+
+def _suspect(node: NodeView) -> SuspectNode:
+    assert node.edge_node_id is not None
+    assert node.health_since is not None
+    return SuspectNode(
+        id=node.edge_node_id,
+        name=node.name,
+        state=str(node.health),
+        reason=str(node.health_reason),
+        detail=str(node.health_detail),
+        since=node.health_since,
     )
 
 

@@ -14,7 +14,10 @@ from dory_orchestrator.core.plan import State
 from dory_orchestrator.ports import StoreBusy, StoreTimeout
 
 FLEET = "/api/v1/fleet"
-READS = ("/nodes", "/processors", f"/processors/{uuid4()}", "/events", "/guard", "/summary")
+READS = (
+    *("/nodes", "/processors", f"/processors/{uuid4()}", "/events", "/moves"),
+    *("/guard", "/brake", "/summary"),
+)
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
@@ -109,6 +112,68 @@ async def test_nodes(service, fleet):
     assert [node["name"] for node in found["nodes"]] == ["b"]
 
 
+async def test_how_a_node_was_judged(service, fleet):
+    await fleet.add_node("a", organization_id=uuid4(), health="suspect")
+    await fleet.add_node("b", organization_id=uuid4())
+    judged, new = (await get(service, "/nodes"))["nodes"]
+    names = ("health", "health_reason", "health_detail", "health_since")
+    assert [judged[name] for name in names] == ["suspect", "why", "because", "2026-01-01T00:00:00Z"]
+    assert [new[name] for name in names] == [None] * 4
+
+
+async def test_moves_in_pages(service, fleet):
+    for _ in range(5):
+        await fleet.move(uuid4())
+    first = await get(service, "/moves", limit=2)
+    assert [move["id"] for move in first["moves"]] == [5, 4]
+    second = await get(service, "/moves", limit=9, cursor=first["next_cursor"])
+    assert [move["id"] for move in second["moves"]] == [3, 2, 1]
+    assert second["next_cursor"] is None
+
+
+async def test_the_fields_of_a_move(service, fleet):
+    key = await fleet.add_processor("a", state="running")
+    await fleet.move(key, to_node="cloud", outcome="done")
+    (move,) = (await get(service, "/moves"))["moves"]
+    assert move == {
+        "id": 1,
+        "processor_id": str(key),
+        "processor_name": "a",
+        "kind": "failover",
+        "detail": "because",
+        "from_node": "edge-1",
+        "to_node": "cloud",
+        "edge_node_id": str(UUID(int=5)),
+        "old_uid": "uid",
+        "epoch": 2,
+        "began_at": "2026-01-01T00:00:00Z",
+        "last_alive_at": "2025-12-31T23:59:40Z",
+        "state_at": "2025-12-31T23:59:35Z",
+        "ended_at": "2026-01-01T00:00:09Z",
+        "outcome": "done",
+        "rto_seconds": 29.5,
+        "rpo_seconds": 5.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ({"processor_id": str(UUID(int=1))}, [2]),
+        ({"node": "cloud"}, [2, 1]),
+        ({"node": "edge-2"}, [1]),
+        ({"kind": "failback"}, [2]),
+        ({"open": "true"}, [2]),
+        ({"open": "false"}, [1]),
+        ({"outcome": "done"}, [1]),
+    ],
+)
+async def test_filters_of_moves_reach_the_store(service, fleet, query, ids):
+    await fleet.move(uuid4(), from_node="edge-2", to_node="cloud", outcome="done")
+    await fleet.move(UUID(int=1), kind="failback", from_node="cloud", to_node="edge-1")
+    assert [move["id"] for move in (await get(service, "/moves", **query))["moves"]] == ids
+
+
 async def test_events_in_pages_and_followed(service, fleet):
     for number in range(5):
         await fleet.tell("create", f"r{number}")
@@ -138,6 +203,11 @@ async def test_summary(service, fleet):
     assert (found["desired"], found["ready"], found["states"]) == (1, 1, {"running": 1})
     assert found["leader"] == {"holder": None, "term": 0, "lease_seconds": None}
     assert (found["cluster"], found["guard_held"]) == ("local", False)
+    assert (found["brake_engaged"], found["moves_open"]) == (False, 0)
+    await fleet.engage("many_suspect", "3 of 4", population=4)
+    await fleet.move(uuid4())
+    found = await get(service, "/summary")
+    assert (found["brake_engaged"], found["moves_open"]) == (True, 1)
 
 
 class TestBadParameters:
@@ -178,6 +248,12 @@ class TestBadParameters:
             ("/events", {"after": "-1"}, "after: "),
             ("/events", {"after": str(2**63)}, "after: "),
             ("/events", {"processor": "a"}, "processor: "),
+            ("/moves", {"processor_id": "a"}, "processor_id: "),
+            ("/moves", {"open": "1"}, "open: "),
+            ("/moves", {"kind": "odd"}, "kind: "),
+            ("/moves", {"outcome": "odd"}, "outcome: "),
+            ("/moves", {"node": ""}, "node: "),
+            ("/moves", {"limit": "1001"}, "limit: "),
         ],
     )
     async def test_bad_values_are_named(self, service, path, query, error):
@@ -204,10 +280,12 @@ class TestBadParameters:
             ("/processors", {"sort": "node"}),
             ("/nodes", {}),
             ("/events", {}),
+            ("/moves", {}),
         ):
             error = (await get(service, path, 400, cursor=cursor, **query))["error"]
             assert error.startswith("cursor: ")
         events = (await get(service, "/events", limit=1))["next_cursor"]
+        assert (await get(service, "/moves", 400, cursor=events))["error"].startswith("cursor: ")
         error = (await get(service, "/events", 400, cursor=events, after=1))["error"]
         assert error == "after, cursor: give one of them"
 
@@ -235,7 +313,9 @@ async def test_wrong_methods_are_405(service, path):
     assert answer.json().keys() == {"error"}
 
 
-@pytest.mark.parametrize("path", ["/guard/confirm", "/guard/adopt"])
+@pytest.mark.parametrize(
+    "path", ["/guard/confirm", "/guard/adopt", "/brake/override", "/brake/clear"]
+)
 async def test_decisions_are_posts(service, path):
     answer = await service.http.get(FLEET + path)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -304,6 +384,115 @@ class TestDecisions:
             assert answer.status_code == status
 
 
+class TestTheBrake:
+    async def test_it_is_off(self, service):
+        assert await get(service, "/brake") == {
+            "engaged": False,
+            "engaged_at": None,
+            "reason": None,
+            "detail": "",
+            "population_count": 0,
+            "override_until": None,
+            "override_by": None,
+            "override_reason": None,
+            "nodes_count": 0,
+            "nodes": [],
+        }
+
+    async def test_it_holds(self, service, fleet):
+        await fleet.engage("many_suspect", "3 of 4", population=4)
+        await fleet.add_node("edge-1", organization_id=uuid4(), health="suspect")
+        status = await get(service, "/brake")
+        assert (status["engaged"], status["reason"], status["population_count"]) == (
+            *(True, "many_suspect", 4),
+        )
+        assert RFC3339.fullmatch(status["engaged_at"])
+        (node,) = status["nodes"]
+        assert UUID(node.pop("id"))
+        assert node == {
+            "name": "edge-1",
+            "state": "suspect",
+            "reason": "why",
+            "detail": "because",
+            "since": "2026-01-01T00:00:00Z",
+        }
+
+    async def test_overriding_and_clearing(self, service, fleet):
+        await fleet.engage("many_suspect", "3 of 4", population=4)
+        body = {"for_seconds": 600, "reason": "a fire", "by": "eva"}
+        answer = await service.http.post(f"{FLEET}/brake/override", json=body)
+        assert answer.status_code == 200
+        status = answer.json()
+        assert "dead nodes are moved away from" in status.pop("message")
+        assert (status["engaged"], status["override_by"], status["override_reason"]) == (
+            *(False, "eva", "a fire"),
+        )
+        assert await get(service, "/brake") == status
+
+        answer = await service.http.post(f"{FLEET}/brake/clear", json={"by": "otto"})
+        assert answer.status_code == 200
+        assert (answer.json()["engaged"], answer.json()["override_until"]) == (True, None)
+        assert "holds again" in answer.json()["message"]
+        cleared, overridden = (await get(service, "/events"))["events"]
+        assert (overridden["kind"], overridden["reason"]) == ("brake", "overridden")
+        assert (cleared["kind"], cleared["reason"]) == ("brake", "override_cleared")
+
+    async def test_it_says_that_the_brake_was_not_engaged(self, service):
+        body = {"for_seconds": 1.5, "reason": "a drill"}
+        answer = await service.http.post(f"{FLEET}/brake/override", json=body)
+        assert answer.status_code == 200
+        assert "was not engaged" in answer.json()["message"]
+        answer = await service.http.post(f"{FLEET}/brake/clear", json={})
+        assert "is not engaged" in answer.json()["message"]
+
+    async def test_nothing_to_clear_is_409(self, service):
+        answer = await service.http.post(f"{FLEET}/brake/clear", json={})
+        assert answer.status_code == 409
+        assert "not overridden" in answer.json()["error"]
+
+    @pytest.mark.parametrize(
+        ("body", "field"),
+        [
+            ({"reason": "a"}, "for_seconds"),
+            ({"for_seconds": 60}, "reason"),
+            ({"for_seconds": 0, "reason": "a"}, "for_seconds"),
+            ({"for_seconds": 0.5, "reason": "a"}, "for_seconds"),
+            ({"for_seconds": 86_401, "reason": "a"}, "for_seconds"),
+            ({"for_seconds": "60", "reason": "a"}, "for_seconds"),
+            ({"for_seconds": True, "reason": "a"}, "for_seconds"),
+            ({"for_seconds": None, "reason": "a"}, "for_seconds"),
+            ({"for_seconds": 60, "reason": ""}, "reason"),
+            ({"for_seconds": 60, "reason": "a" * 501}, "reason"),
+            ({"for_seconds": 60, "reason": "a\nb"}, "reason"),
+            ({"for_seconds": 60, "reason": "a", "by": ""}, "by"),
+            ([], "body"),
+        ],
+    )
+    async def test_bad_overrides_are_400_and_change_nothing(self, service, body, field):
+        answer = await service.http.post(f"{FLEET}/brake/override", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(f"{field}: ")
+        assert service.views.override is None
+        assert service.views.wakes == 0
+
+    async def test_no_number_at_all(self, service):
+        for text in (
+            '{"for_seconds": Infinity, "reason": "a"}',
+            '{"for_seconds": 1e999, "reason":"a"}',
+        ):
+            answer = await service.http.post(f"{FLEET}/brake/override", content=text)
+            assert answer.status_code == 400
+
+    async def test_pages_of_other_sites_may_not_override_it(self, service):
+        answer = await service.http.post(
+            f"{FLEET}/brake/override",
+            json={"for_seconds": 60, "reason": "a"},
+            headers={"sec-fetch-site": "cross-site"},
+        )
+        assert answer.status_code == 403
+        assert service.views.override is None
+
+
 class TestWithATokenOfOperators:
     @pytest.fixture
     def tokens(self) -> tuple[str, ...]:
@@ -313,15 +502,16 @@ class TestWithATokenOfOperators:
     def operator_tokens(self) -> tuple[str, ...]:
         return ("operator",)
 
-    @pytest.mark.parametrize("path", ["confirm", "adopt"])
+    @pytest.mark.parametrize(
+        "path", ["guard/confirm", "guard/adopt", "brake/override", "brake/clear"]
+    )
     @pytest.mark.parametrize("header", [{}, {"authorization": "Bearer state"}])
     async def test_changes_need_it(self, service, fleet, path, header):
         await fleet.hold(all=0)
-        answer = await service.http.post(
-            f"{FLEET}/guard/{path}", json={"processors": "all"}, headers=header
-        )
+        body = {"processors": "all", "for_seconds": 60, "reason": "a"}
+        answer = await service.http.post(f"{FLEET}/{path}", json=body, headers=header)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
-        assert service.views.confirmed_at is None
+        assert service.views.wakes == 0
 
     async def test_and_are_made_with_it(self, service, fleet):
         await fleet.hold(all=0)
@@ -329,7 +519,15 @@ class TestWithATokenOfOperators:
             f"{FLEET}/guard/confirm", json={}, headers={"authorization": "Bearer operator"}
         )
         assert answer.status_code == 200
+        answer = await service.http.post(
+            f"{FLEET}/brake/override",
+            json={"for_seconds": 60, "reason": "a"},
+            headers={"authorization": "Bearer operator"},
+        )
+        assert answer.status_code == 200
 
-    @pytest.mark.parametrize("path", ["/nodes", "/processors", "/events", "/guard", "/summary"])
+    @pytest.mark.parametrize(
+        "path", ["/nodes", "/processors", "/events", "/moves", "/guard", "/brake", "/summary"]
+    )
     async def test_reading_is_open(self, service, path):
         await get(service, path)

@@ -80,6 +80,10 @@ def _fleet() -> MemoryFleet:
         await world.add_processor("c", state="held", reason="epoch_ahead", pod_epoch=2)
         await world.add_node("edge-1", kind="edge", organization_id=key, utilisation=0.5)
         await world.tell("create", "not_running", processor_id=key)
+        await world.add_node("edge-2", organization_id=key, health="suspect")
+        await world.move(key, outcome="done")
+        await world.move(key)
+        await world.engage("many_suspect", "3 of 4 are suspect", population=4)
         await world.hold(all=1)
         return world
 

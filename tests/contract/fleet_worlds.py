@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 import asyncpg
 from tests.views_double import MemoryViews
 
-from dory_orchestrator.ports import FleetViews, NodeView, ProcessorView
+from dory_orchestrator.core.model import node_key
+from dory_orchestrator.ports import FleetViews, MoveView, NodeView, ProcessorView
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 _ENDED = ("terminated", "failed")
@@ -48,8 +49,10 @@ class FleetWorld(Protocol):
         utilisation: float = 0.0,
         organization_id: UUID | None = None,
         cordon: str | None = None,
+        health: str | None = None,
     ) -> None:
-        """With `kind` it is in the cluster, with `organization_id` it is an edge node."""
+        """With `kind` it is in the cluster, with `organization_id` it is an edge node, with
+        `health` it was judged."""
         ...
 
     async def tell(self, kind: str, reason: str, **values: Any) -> int:
@@ -57,6 +60,26 @@ class FleetWorld(Protocol):
         ...
 
     async def hold(self, **groups: int) -> None: ...
+
+    async def engage(self, reason: str, detail: str, *, population: int) -> None:
+        """The brake."""
+        ...
+
+    async def let_the_override_end(self) -> None:
+        """As time does."""
+        ...
+
+    async def move(
+        self,
+        processor_id: UUID,
+        *,
+        kind: str = "failover",
+        from_node: str = "edge-1",
+        to_node: str | None = None,
+        outcome: str | None = None,
+    ) -> int:
+        """A move, under way without `outcome`; its id."""
+        ...
 
     async def woken(self) -> int:
         """How often the leader was woken by what was decided."""
@@ -124,6 +147,7 @@ class MemoryFleet:
         utilisation: float = 0.0,
         organization_id: UUID | None = None,
         cordon: str | None = None,
+        health: str | None = None,
     ) -> None:
         edge, inside = organization_id is not None, kind is not None
         self.views.nodes.append(
@@ -142,6 +166,10 @@ class MemoryFleet:
                 failover_target_node_id=None,
                 last_heartbeat_at=None,
                 heartbeat_age_seconds=None,
+                health=health,
+                health_reason="why" if health else None,
+                health_detail="because" if health else None,
+                health_since=MOMENT if health else None,
                 cpu_millicores=1000 if inside else None,
                 memory_bytes=2000 if inside else None,
                 gpu_count=0 if inside else None,
@@ -158,6 +186,46 @@ class MemoryFleet:
 
     async def hold(self, **groups: int) -> None:
         self.views.held_since, self.views.groups = MOMENT, groups
+
+    async def engage(self, reason: str, detail: str, *, population: int) -> None:
+        self.views.engaged_at, self.views.population_count = MOMENT, population
+        self.views.brake_reason, self.views.brake_detail = reason, detail
+
+    async def let_the_override_end(self) -> None:
+        self.views.override = (MOMENT, *self.views.override[1:])
+
+    async def move(
+        self,
+        processor_id: UUID,
+        *,
+        kind: str = "failover",
+        from_node: str = "edge-1",
+        to_node: str | None = None,
+        outcome: str | None = None,
+    ) -> int:
+        known = self.views.processors.get(processor_id)
+        done = outcome == "done"
+        found = MoveView(
+            id=len(self.views.moves) + 1,
+            processor_id=processor_id,
+            processor_name=known.name if known else None,
+            kind=kind,
+            detail="because",
+            from_node=from_node,
+            to_node=to_node,
+            edge_node_id=UUID(int=5),
+            old_uid="uid",
+            epoch=2,
+            began_at=MOMENT,
+            last_alive_at=MOMENT - timedelta(seconds=20),
+            state_at=MOMENT - timedelta(seconds=25),
+            ended_at=MOMENT + timedelta(seconds=9) if outcome else None,
+            outcome=outcome,
+            rto_seconds=29.5 if done else None,
+            rpo_seconds=5.0 if done else None,
+        )
+        self.views.moves.append(found)
+        return found.id
 
     async def woken(self) -> int:
         wakes: int = self.views.wakes
@@ -259,6 +327,7 @@ class PostgresFleet:
         utilisation: float = 0.0,
         organization_id: UUID | None = None,
         cordon: str | None = None,
+        health: str | None = None,
     ) -> None:
         if kind is not None:
             await self.connection.execute(
@@ -270,6 +339,7 @@ class PostgresFleet:
                 ready,
                 utilisation,
             )
+        key = None
         if organization_id is not None:
             key = await self.connection.fetchval(
                 "INSERT INTO edge_nodes (name, organization_id) VALUES ($1, $2) RETURNING id",
@@ -282,6 +352,17 @@ class PostgresFleet:
                     key,
                     cordon,
                 )
+        if health is not None:
+            await self.connection.execute(
+                "INSERT INTO orchestrator.node_health"
+                " (key, name, edge_node_id, state, reason, detail, since)"
+                " VALUES ($1, $2, $3, $4, 'why', 'because', $5)",
+                node_key(key, name),
+                name,
+                key,
+                health,
+                MOMENT.timestamp(),
+            )
 
     async def tell(self, kind: str, reason: str, **values: Any) -> int:
         names = ("at", "processor_id", "node_name", "pod_name", "pod_uid", "epoch", "term")
@@ -299,6 +380,51 @@ class PostgresFleet:
         await self.connection.execute(
             "UPDATE orchestrator.guard SET held_since = $1, held = $2", MOMENT, json.dumps(groups)
         )
+
+    async def engage(self, reason: str, detail: str, *, population: int) -> None:
+        await self.connection.execute(
+            "UPDATE orchestrator.brake"
+            " SET engaged_at = $1, reason = $2, detail = $3, population = $4",
+            MOMENT.timestamp(),
+            reason,
+            detail,
+            [uuid4() for _ in range(population)],
+        )
+
+    async def let_the_override_end(self) -> None:
+        await self.connection.execute(
+            "UPDATE orchestrator.brake SET override_until = extract(epoch FROM now())"
+        )
+
+    async def move(
+        self,
+        processor_id: UUID,
+        *,
+        kind: str = "failover",
+        from_node: str = "edge-1",
+        to_node: str | None = None,
+        outcome: str | None = None,
+    ) -> int:
+        done = outcome == "done"
+        found: int = await self.connection.fetchval(
+            "INSERT INTO orchestrator.moves (processor_id, kind, detail, from_node, to_node,"
+            " edge_node_id, old_uid, epoch, began_at, last_alive_at, state_at, ended_at, outcome,"
+            " rto_seconds, rpo_seconds) VALUES ($1, $2, 'because', $3, $4, $5, 'uid', 2, $6, $7,"
+            " $8, $9, $10, $11, $12) RETURNING id",
+            processor_id,
+            kind,
+            from_node,
+            to_node,
+            UUID(int=5),
+            MOMENT,
+            MOMENT - timedelta(seconds=20),
+            MOMENT - timedelta(seconds=25),
+            MOMENT + timedelta(seconds=9) if outcome else None,
+            outcome,
+            29.5 if done else None,
+            5.0 if done else None,
+        )
+        return found
 
     async def woken(self) -> int:
         await self.connection.execute("SELECT 1")  # what was sent before arrived with this

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,6 +12,8 @@ from tests.contract.worlds import connected
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     EventQuery,
+    MoveQuery,
+    MoveView,
     NodeQuery,
     OperatorRefused,
     ProcessorQuery,
@@ -233,6 +235,27 @@ class TestNodes:
             wanted = replace(wanted, after=page.next)
         assert [node.name for node in found] == expected
 
+    async def test_how_the_leader_judged_them(self, world):
+        await world.add_node("cloud", kind="application", health="online")
+        await world.add_node("new", organization_id=ORGANIZATION)
+        await world.add_node("there", kind="edge", organization_id=ORGANIZATION, health="suspect")
+        await world.add_node("twin", organization_id=ORGANIZATION, health="offline")
+        await world.add_node("twin", organization_id=uuid4(), health="recovering")
+        cloud, new, there, *twins = (await world.views.list_nodes(NodeQuery())).nodes
+        assert (cloud.health, there.health) == ("online", "suspect")
+        assert (there.health_reason, there.health_detail, there.health_since) == (
+            "why",
+            "because",
+            MOMENT,
+        )
+        assert {(twin.organization_id == ORGANIZATION, twin.health) for twin in twins} == {
+            (True, "offline"),
+            (False, "recovering"),
+        }
+        assert (new.health, new.health_reason, new.health_detail, new.health_since) == (
+            *(None, None, None, None),
+        )
+
     async def test_a_name_in_two_organizations_is_two_nodes(self, world):
         await world.add_node("twin", organization_id=ORGANIZATION)
         await world.add_node("twin", organization_id=uuid4())
@@ -371,6 +394,156 @@ class TestGuard:
         assert processor.epoch == 9
 
 
+class TestBrake:
+    async def test_it_is_off(self, world):
+        status = await world.views.brake_status()
+        assert (status.engaged, status.engaged_at, status.reason) == (False, None, None)
+        assert (status.population_count, status.nodes_count, list(status.nodes)) == (0, 0, [])
+        assert (status.override_until, status.override_by, status.override_reason) == (
+            *(None, None, None),
+        )
+        assert not (await world.views.summary()).brake_engaged
+
+    async def test_it_holds(self, world):
+        await world.engage("many_suspect", "3 of 4", population=4)
+        for number in range(103):
+            state = "offline" if number % 2 else "suspect"
+            await world.add_node(f"n{number:03}", organization_id=ORGANIZATION, health=state)
+        await world.add_node("well", organization_id=ORGANIZATION, health="recovering")
+        await world.add_node("cloud", kind="application", health="offline")
+        status = await world.views.brake_status()
+        assert (status.engaged, status.engaged_at) == (True, MOMENT)
+        assert (status.reason, status.detail) == ("many_suspect", "3 of 4")
+        assert (status.population_count, status.nodes_count) == (4, 103)
+        assert [node.name for node in status.nodes] == [f"n{number:03}" for number in range(100)]
+        first, second, *_ = status.nodes
+        assert (first.state, second.state) == ("suspect", "offline")
+        assert (first.reason, first.detail, first.since) == ("why", "because", MOMENT)
+        nodes = (await world.views.list_nodes(NodeQuery(prefix="n000"))).nodes
+        assert [node.edge_node_id for node in nodes] == [first.id]
+        assert (await world.views.summary()).brake_engaged
+
+    async def test_an_override_lasts_its_time(self, world):
+        await world.engage("many_suspect", "3 of 4", population=4)
+        began_at = datetime.now(UTC)
+        status = await world.views.override_brake(90, "I looked: they are gone", "eva")
+        assert (status.engaged, status.engaged_at) == (False, MOMENT)
+        assert (status.override_by, status.override_reason) == ("eva", "I looked: they are gone")
+        left_seconds = (status.override_until - began_at).total_seconds()
+        assert 89 < left_seconds < 95
+        assert await world.views.brake_status() == status
+        assert not (await world.views.summary()).brake_engaged
+        (event,) = (await world.views.list_events(EventQuery())).events
+        assert (event.kind, event.reason) == ("brake", "overridden")
+        until = f"{status.override_until:%Y-%m-%dT%H:%M:%SZ}"
+        assert event.detail == f"eva overrode the brake until {until}: I looked: they are gone"
+
+        await world.let_the_override_end()
+        status = await world.views.brake_status()
+        assert (status.engaged, status.override_until) == (True, None)
+        assert (status.override_by, status.override_reason) == (None, None)
+        assert (await world.views.summary()).brake_engaged
+
+    async def test_a_later_override_counts(self, world):
+        first = await world.views.override_brake(600, "first", "eva")
+        second = await world.views.override_brake(60, "second", "otto")
+        assert second.override_until < first.override_until
+        assert (second.override_by, second.override_reason) == ("otto", "second")
+
+    async def test_one_that_is_not_engaged_can_be_overridden(self, world):
+        status = await world.views.override_brake(60, "works on the network", "eva")
+        assert (status.engaged, status.engaged_at) == (False, None)
+        assert status.override_until is not None
+
+    async def test_clearing(self, world):
+        await world.engage("many_suspect", "3 of 4", population=4)
+        await world.views.override_brake(60, "why", "eva")
+        status = await world.views.clear_brake_override("otto")
+        assert (status.engaged, status.override_until) == (True, None)
+        event, _ = (await world.views.list_events(EventQuery())).events
+        assert (event.kind, event.reason) == ("brake", "override_cleared")
+        assert event.detail == "otto ended the override of the brake"
+
+    async def test_what_is_not_overridden_cannot_be_cleared(self, world):
+        with pytest.raises(OperatorRefused, match="not overridden"):
+            await world.views.clear_brake_override("eva")
+        await world.views.override_brake(60, "why", "eva")
+        await world.let_the_override_end()
+        with pytest.raises(OperatorRefused, match="not overridden"):
+            await world.views.clear_brake_override("eva")
+        assert len((await world.views.list_events(EventQuery())).events) == 1
+
+
+class TestMoves:
+    async def test_of_none_there_are_none(self, world):
+        page = await world.views.list_moves(MoveQuery())
+        assert (list(page.moves), page.more) == ([], False)
+        assert (await world.views.summary()).moves_open == 0
+
+    async def test_all_of_one_is_told(self, world):
+        key = await world.add_processor("camera-1", state="running")
+        number = await world.move(key, from_node="edge-1", to_node="cloud", outcome="done")
+        (found,) = (await world.views.list_moves(MoveQuery())).moves
+        assert found == MoveView(
+            id=number,
+            processor_id=key,
+            processor_name="camera-1",
+            kind="failover",
+            detail="because",
+            from_node="edge-1",
+            to_node="cloud",
+            edge_node_id=UUID(int=5),
+            old_uid="uid",
+            epoch=2,
+            began_at=MOMENT,
+            last_alive_at=MOMENT - timedelta(seconds=20),
+            state_at=MOMENT - timedelta(seconds=25),
+            ended_at=MOMENT + timedelta(seconds=9),
+            outcome="done",
+            rto_seconds=29.5,
+            rpo_seconds=5.0,
+        )
+
+    async def test_one_under_way_of_a_processor_that_is_gone(self, world):
+        await world.move(uuid4())
+        (found,) = (await world.views.list_moves(MoveQuery())).moves
+        assert (found.processor_name, found.to_node) == (None, None)
+        assert (found.ended_at, found.outcome, found.rto_seconds, found.rpo_seconds) == (
+            *(None, None, None, None),
+        )
+        assert (await world.views.summary()).moves_open == 1
+
+    async def test_newest_first_in_pages(self, world):
+        ids = [await world.move(uuid4()) for _ in range(5)]
+        page = await world.views.list_moves(MoveQuery(limit=2))
+        assert ([move.id for move in page.moves], page.more) == (ids[:2:-1], True)
+        rest = await world.views.list_moves(MoveQuery(limit=3, before_id=ids[3]))
+        assert ([move.id for move in rest.moves], rest.more) == (ids[2::-1], False)
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ({"processor_id": UUID(int=1)}, [2, 0]),
+            ({"node": "edge-1"}, [2, 0]),
+            ({"node": "cloud"}, [2, 1]),
+            ({"kind": "failback"}, [2]),
+            ({"under_way": True}, [2]),
+            ({"under_way": False}, [1, 0]),
+            ({"outcome": "done"}, [1]),
+            ({"outcome": "done", "node": "edge-1"}, []),
+        ],
+    )
+    async def test_filters(self, world, query, expected):
+        one, other = UUID(int=1), UUID(int=2)
+        ids = [
+            await world.move(one, from_node="edge-1", outcome="superseded"),
+            await world.move(other, from_node="edge-2", to_node="cloud", outcome="done"),
+            await world.move(one, kind="failback", from_node="cloud", to_node="edge-1"),
+        ]
+        page = await world.views.list_moves(MoveQuery(**query))
+        assert [ids.index(move.id) for move in page.moves] == expected
+
+
 async def test_decisions_wake_the_leader(world):
     await world.hold(all=0)
     await world.add_processor("a", state="held", reason="epoch_ahead", pod_epoch=2)
@@ -380,6 +553,10 @@ async def test_decisions_wake_the_leader(world):
     assert await world.woken() == 1
     await world.views.adopt(None, "eva")
     assert await world.woken() == 2
+    await world.views.override_brake(60, "why", "eva")
+    assert await world.woken() == 3
+    await world.views.clear_brake_override("eva")
+    assert await world.woken() == 4
 
 
 async def test_summary(world):

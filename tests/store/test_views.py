@@ -15,6 +15,7 @@ from tests.store.test_takeover import PORTAL_TABLES
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     EventQuery,
+    MoveQuery,
     NodeQuery,
     ProcessorQuery,
     StoreBusy,
@@ -70,7 +71,9 @@ class TestOnTheTablesOfAPortal:
 
     async def test_the_rest_answers(self, views):
         await views.list_events(EventQuery(processor_id=TWIN))
+        await views.list_moves(MoveQuery(processor_id=TWIN))
         assert not (await views.guard_status()).held
+        assert not (await views.brake_status()).engaged
 
 
 async def test_several_active_versions_are_named(world):
@@ -170,12 +173,16 @@ class TestTime:
     async def test_a_table_that_somebody_locks_is_no_empty_list(self, world, database_url):
         views = make_views(database_url, 0.3)
         async with connected(database_url) as portal, portal.transaction():
-            await portal.execute("LOCK TABLE processors, orchestrator.events, edge_nodes")
+            await portal.execute(
+                "LOCK TABLE processors, orchestrator.events, edge_nodes, orchestrator.brake"
+            )
             for call in (
                 views.list_processors(ProcessorQuery()),
                 views.list_nodes(NodeQuery()),
                 views.list_events(EventQuery()),
                 views.get_processor(TWIN, events_max=1),
+                views.list_moves(MoveQuery()),
+                views.brake_status(),
                 views.summary(),
             ):
                 began = time.monotonic()
@@ -197,6 +204,16 @@ class TestTime:
             await other.execute("SELECT FROM orchestrator.guard FOR UPDATE")
             with pytest.raises(StoreBusy):
                 await world.views.confirm_guard("eva", None)
+
+    async def test_a_brake_that_is_held_by_another_is_busy_and_not_overridden(
+        self, world, database_url
+    ):
+        async with connected(database_url) as other, other.transaction():
+            await other.execute("SELECT FROM orchestrator.brake FOR UPDATE")
+            with pytest.raises(StoreBusy):
+                await world.views.override_brake(60, "why", "eva")
+        assert (await world.views.brake_status()).override_until is None
+        assert list((await world.views.list_events(EventQuery())).events) == []
 
     async def test_slow_pages_do_not_open_the_breaker(self, world, database_url):
         metrics = Metrics()

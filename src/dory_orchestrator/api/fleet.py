@@ -15,13 +15,19 @@ from dory_orchestrator.api.bodies import BodyError, parse
 from dory_orchestrator.api.fleet_bodies import (
     AdoptAnswer,
     AdoptRequest,
+    BrakeAnswer,
+    BrakeDecisionAnswer,
+    ClearRequest,
     ConfirmRequest,
     EventsAnswer,
     EventsQuery,
     GuardAnswer,
+    MovesAnswer,
+    MovesQuery,
     NodesAnswer,
     NodesQuery,
     NoQuery,
+    OverrideRequest,
     ProcessorAnswer,
     ProcessorPath,
     ProcessorsAnswer,
@@ -37,8 +43,10 @@ from dory_orchestrator.api.parameters import (
 )
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
+    BrakeStatus,
     EventQuery,
     FleetViews,
+    MoveQuery,
     NodeQuery,
     OperatorRefused,
     Position,
@@ -100,6 +108,18 @@ class FleetApi:
         query_of(NoQuery, request.scope["query_string"])
         return json_response(_convert(await self._views.guard_status(), GuardAnswer))
 
+    async def brake(self, request: Request) -> Response:
+        """200 with the mass-failure brake."""
+        query_of(NoQuery, request.scope["query_string"])
+        return json_response(_convert(await self._views.brake_status(), BrakeAnswer))
+
+    async def moves(self, request: Request) -> Response:
+        """200 with a page of moves."""
+        query = query_of(MovesQuery, request.scope["query_string"])
+        page = await self._views.list_moves(_move_query(query))
+        cursor = cursor_of("moves", str(page.moves[-1].id)) if page.more else None
+        return _answer(MovesAnswer, moves=page.moves, next_cursor=cursor)
+
     async def summary(self, request: Request) -> Response:
         """200 with the fleet in a few numbers."""
         query_of(NoQuery, request.scope["query_string"])
@@ -125,6 +145,22 @@ class FleetApi:
         adopted = await self._views.adopt(wanted, body.by)
         _log.warning("frozen processors adopted", by=body.by, count=len(adopted))
         return json_response(AdoptAnswer(list(adopted)))
+
+    async def override(self, request: Request) -> Response:
+        """200 with the brake, and what the override does."""
+        body = await self._decision(request, OverrideRequest)
+        status = await self._views.override_brake(body.for_seconds, body.reason, body.by)
+        _log.warning(
+            "brake overridden", by=body.by, until=str(status.override_until), reason=body.reason
+        )
+        return _decided(status, _override_does(status))
+
+    async def clear(self, request: Request) -> Response:
+        """200 with the brake, and what follows; 409 when it is not overridden."""
+        body = await self._decision(request, ClearRequest)
+        status = await self._views.clear_brake_override(body.by)
+        _log.warning("override of the brake cleared", by=body.by)
+        return _decided(status, _clearing_does(status))
 
     async def _decision(self, request: Request, type_: type[T]) -> T:
         """The body of a request that changes the fleet. Raises BodyError, Denied."""
@@ -199,7 +235,7 @@ def _event_query(query: EventsQuery) -> EventQuery:
         raise ParameterError("after, cursor: give one of them")
     return EventQuery(
         limit=query.limit,
-        before_id=_event_id(query.cursor),
+        before_id=_row_id(query.cursor, "events"),
         after_id=_given(query.after),
         processor_id=_given(query.processor),
         node=_given(query.node),
@@ -207,6 +243,35 @@ def _event_query(query: EventsQuery) -> EventQuery:
         reason=_given(query.reason),
         since=_moment(query.since),
     )
+
+
+def _move_query(query: MovesQuery) -> MoveQuery:
+    return MoveQuery(
+        limit=query.limit,
+        before_id=_row_id(query.cursor, "moves"),
+        processor_id=_given(query.processor_id),
+        node=_given(query.node),
+        kind=_given(query.kind),
+        under_way=None if query.open is UNSET else query.open == "true",
+        outcome=_given(query.outcome),
+    )
+
+
+def _override_does(status: BrakeStatus) -> str:
+    if status.engaged_at is None:
+        return "the brake was not engaged: until then it does not engage"
+    return "the brake does not hold until then: dead nodes are moved away from"
+
+
+def _clearing_does(status: BrakeStatus) -> str:
+    if status.engaged_at is None:
+        return "the brake is not engaged; from now on it may engage"
+    return "the brake holds again, unless its cause is gone"
+
+
+def _decided(status: BrakeStatus, message: str) -> Response:
+    values = {name: getattr(status, name) for name in BrakeAnswer.__struct_fields__}
+    return _answer(BrakeDecisionAnswer, **values, message=message)
 
 
 def _given(value: T | UnsetType) -> T | None:
@@ -219,10 +284,10 @@ def _position(cursor: str | UnsetType, order: str) -> Position | None:
     return Position(*parts_of(cursor, order, 3))
 
 
-def _event_id(cursor: str | UnsetType) -> int | None:
+def _row_id(cursor: str | UnsetType, order: str) -> int | None:
     if isinstance(cursor, UnsetType):
         return None
-    (number,) = parts_of(cursor, "events", 1)
+    (number,) = parts_of(cursor, order, 1)
     if not (number.isascii() and number.isdecimal() and len(number) < 19):
         raise ParameterError("cursor: is none of ours")
     return int(number)

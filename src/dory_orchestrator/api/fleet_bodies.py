@@ -22,10 +22,19 @@ Cursor = Annotated[
 Word = Annotated[str, Meta(min_length=1, max_length=253, pattern=_NO_CONTROL_CHARACTERS)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset.")]
 StateName = Literal[
-    "running", "starting", "pending", "waiting", "held", "error", "removing", "unknown"
+    "running",
+    "starting",
+    "pending",
+    "waiting",
+    "moving",
+    "held",
+    "error",
+    "removing",
+    "unknown",
 ]
 States = Annotated[list[StateName], Meta(min_length=1)]
 _INT64_MAX = 2**63 - 1
+OVERRIDE_SECONDS_MAX = 86_400
 
 
 class NoQuery(Struct):
@@ -96,6 +105,23 @@ class EventsQuery(Struct):
     kind: Word | UnsetType = UNSET
     reason: Word | UnsetType = UNSET
     since: Moment | UnsetType = UNSET
+
+
+class MovesQuery(Struct):
+    """Which moves."""
+
+    limit: Limit = 100
+    cursor: Cursor | UnsetType = UNSET
+    processor_id: Annotated[UUID | UnsetType, Meta(description="The processor's id.")] = UNSET
+    node: Annotated[
+        Word | UnsetType, Meta(description="Name of the node that is left or reached.")
+    ] = UNSET
+    kind: Literal["failover", "failback"] | UnsetType = UNSET
+    open: Annotated[
+        Literal["true", "false"] | UnsetType,
+        Meta(description="`true`: those that are under way; `false`: those that have ended."),
+    ] = UNSET
+    outcome: Literal["done", "cancelled", "superseded", "dropped"] | UnsetType = UNSET
 
 
 class ProcessorPath(Struct):
@@ -202,6 +228,16 @@ class NodeRow(Struct):
     failover_target_node_id: UUID | None
     last_heartbeat_at: datetime | None
     heartbeat_age_seconds: Annotated[float | None, Meta(description="By the database's clock.")]
+    health: Annotated[
+        str | None,
+        Meta(
+            description="As the leader judged it: `online`, `suspect`, `offline`, `recovering`,"
+            " `quarantined` or `decommissioned`; null: it was not judged."
+        ),
+    ]
+    health_reason: Annotated[str | None, Meta(description="Why, in one word.")]
+    health_detail: Annotated[str | None, Meta(description="Why, in a sentence.")]
+    health_since: Annotated[datetime | None, Meta(description="Since when, with the same reason.")]
     cpu_millicores: int | None
     memory_bytes: int | None
     gpu_count: int | None
@@ -268,6 +304,97 @@ class GuardAnswer(Struct):
     strangers: list[StrangerRow]
 
 
+class SuspectRow(Struct):
+    """An edge node that is suspect or offline."""
+
+    id: UUID
+    name: str
+    state: Annotated[str, Meta(description="`suspect` or `offline`.")]
+    reason: Annotated[str, Meta(description="Why, in one word.")]
+    detail: Annotated[str, Meta(description="Why, in a sentence.")]
+    since: datetime
+
+
+class BrakeAnswer(Struct):
+    """The mass-failure brake. The first hundred nodes are named."""
+
+    engaged: Annotated[
+        bool, Meta(description="Whether it holds now: it engaged, and nobody overrode it.")
+    ]
+    engaged_at: Annotated[
+        datetime | None, Meta(description="Kept while it is overridden; null: it is off.")
+    ]
+    reason: Annotated[str | None, Meta(description="Why it engaged, in one word.")]
+    detail: Annotated[str, Meta(description="What was found last, in a sentence.")]
+    population_count: Annotated[
+        int, Meta(description="How many edge nodes count while it is engaged.")
+    ]
+    override_until: Annotated[
+        datetime | None, Meta(description="Null: it is not overridden, or not any more.")
+    ]
+    override_by: str | None
+    override_reason: str | None
+    nodes_count: Annotated[
+        int,
+        Meta(
+            description="How many edge nodes are suspect or offline: while the brake holds,"
+            " nothing is moved away from them."
+        ),
+    ]
+    nodes: list[SuspectRow]
+
+
+class BrakeDecisionAnswer(BrakeAnswer):
+    """The brake after it was changed."""
+
+    message: Annotated[str, Meta(description="What the change does, in a sentence.")]
+
+
+class MoveRow(Struct):
+    """A move of a processor from one node to another."""
+
+    id: int
+    processor_id: UUID
+    processor_name: str | None
+    kind: Annotated[str, Meta(description="`failover` or `failback`.")]
+    detail: Annotated[str, Meta(description="Why, in a sentence.")]
+    from_node: str
+    to_node: Annotated[str | None, Meta(description="Null: it has no place yet.")]
+    edge_node_id: Annotated[
+        UUID | None, Meta(description="The edge node that is left; null: it is none.")
+    ]
+    old_uid: Annotated[str | None, Meta(description="Of the pod that is left.")]
+    epoch: Annotated[int, Meta(description="Of the owner that the move makes.")]
+    began_at: datetime
+    last_alive_at: Annotated[
+        datetime | None, Meta(description="Last sign of life before it: the RTO counts from it.")
+    ]
+    state_at: Annotated[
+        datetime | None,
+        Meta(description="When the state that it was given was seen; null: it got none yet."),
+    ]
+    ended_at: Annotated[datetime | None, Meta(description="Null: it is under way.")]
+    outcome: Annotated[
+        str | None,
+        Meta(description="`done`, `cancelled`, `superseded` or `dropped`; null: it is under way."),
+    ]
+    rto_seconds: Annotated[
+        float | None,
+        Meta(description="From the last sign of life until it was ready with its state."),
+    ]
+    rpo_seconds: Annotated[
+        float | None,
+        Meta(description="How old the state was that it was given, at the last sign of life."),
+    ]
+
+
+class MovesAnswer(Struct):
+    """A page of moves, the newest first."""
+
+    moves: list[MoveRow]
+    next_cursor: NextCursor
+
+
 class LeaderRow(Struct):
     """Who acts."""
 
@@ -291,6 +418,8 @@ class SummaryAnswer(Struct):
     nodes_ready: int
     leader: LeaderRow
     guard_held: bool
+    brake_engaged: Annotated[bool, Meta(description="Whether the mass-failure brake holds.")]
+    moves_open: Annotated[int, Meta(description="How many moves are under way.")]
 
 
 # Requests ----------------------------------------------------------------------------------
@@ -325,6 +454,30 @@ class AdoptRequest(Struct):
     processors: Annotated[
         ProcessorIds | Literal["all"], Meta(description="Ids, or `all` that are frozen.")
     ]
+    by: By = "an operator"
+
+
+class OverrideRequest(Struct):
+    """Lets nodes be moved away from, whatever the mass-failure brake finds."""
+
+    for_seconds: Annotated[
+        float, Meta(ge=1, le=OVERRIDE_SECONDS_MAX, description="For how long, from now on.")
+    ]
+    reason: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=500,
+            pattern=_NO_CONTROL_CHARACTERS,
+            description="Why, for the record.",
+        ),
+    ]
+    by: By = "an operator"
+
+
+class ClearRequest(Struct):
+    """Ends an override of the mass-failure brake."""
+
     by: By = "an operator"
 
 

@@ -24,12 +24,18 @@ from dory_orchestrator.api.fleet import FleetApi, guarded
 from dory_orchestrator.api.fleet_bodies import (
     AdoptAnswer,
     AdoptRequest,
+    BrakeAnswer,
+    BrakeDecisionAnswer,
+    ClearRequest,
     ConfirmRequest,
     EventsAnswer,
     EventsQuery,
     GuardAnswer,
+    MovesAnswer,
+    MovesQuery,
     NodesAnswer,
     NodesQuery,
+    OverrideRequest,
     ProcessorAnswer,
     ProcessorPath,
     ProcessorsAnswer,
@@ -211,6 +217,30 @@ def _views(fleet: FleetApi) -> Sequence[tuple[Operation, Handler]]:
         (
             Operation(
                 "GET",
+                "/api/v1/fleet/moves",
+                "List moves",
+                "Processors on their way between two nodes, and those that have arrived, the"
+                " newest first.",
+                {200: MovesAnswer},
+                errors=(400, 503),
+                query_type=MovesQuery,
+            ),
+            fleet.moves,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/brake",
+                "Show the mass-failure brake",
+                "Whether it holds, why, and which edge nodes look dead.",
+                {200: BrakeAnswer},
+                errors=(400, 503),
+            ),
+            fleet.brake,
+        ),
+        (
+            Operation(
+                "GET",
                 "/api/v1/fleet/summary",
                 "Show the fleet in a few numbers",
                 "Counts of processors and nodes, who leads, and whether anything is held.",
@@ -251,6 +281,33 @@ def _decisions(fleet: FleetApi) -> Sequence[tuple[Operation, Handler]]:
                 security="operatorToken",
             ),
             fleet.adopt,
+        ),
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/brake/override",
+                "Override the mass-failure brake",
+                "Dead nodes are moved away from until then, however many they are. Accepted also"
+                " when the brake is not engaged: then it does not engage until then.",
+                {200: BrakeDecisionAnswer},
+                request=OverrideRequest,
+                errors=(*_REQUEST_ERRORS, 403, 503),
+                security="operatorToken",
+            ),
+            fleet.override,
+        ),
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/brake/clear",
+                "End an override of the mass-failure brake",
+                "From now on it holds again, if it has cause to.",
+                {200: BrakeDecisionAnswer},
+                request=ClearRequest,
+                errors=errors,
+                security="operatorToken",
+            ),
+            fleet.clear,
         ),
     ]
 

@@ -35,6 +35,7 @@ _PAGE = 1000
 _FOLLOW_SECONDS = 1.0
 _RETRY_SECONDS_MAX = 5.0
 _SHOWN_EVENTS = 10_000
+_OVERRIDE_SECONDS_MAX = 86_400
 _OURS = {400: _WRONG_CALL, 401: _WRONG_CALL, 403: _WRONG_CALL}
 
 
@@ -282,6 +283,36 @@ def events_command(
     _run(target, work)
 
 
+@click.command("moves")
+@click.option("--open", "is_open", is_flag=True, help="Only those that are under way.")
+@click.option("--processor", help="An id, or how a name or an id begins.")
+@click.option("--node", help="From or to this node.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, metavar="NUMBER", help="How many.  [50]"
+)
+@_tables
+def moves_command(
+    is_open: bool,
+    processor: str | None,
+    node: str | None,
+    limit: int,
+    url: str | None,
+    data_dir: Path,
+    output: str,
+) -> None:
+    """Show which processors were moved between nodes, the newest last."""
+    target = _target(url, data_dir, output)
+
+    async def work(api: Api) -> dict[str, Any]:
+        key = None if processor is None else await _identify(api, processor)
+        query = {"open": "true" if is_open else None, "processor_id": key, "node": node}
+        return await api.all("/moves", "moves", query, limit)
+
+    found = _run(target, work)
+    rows = found if target.as_json else {"moves": found["moves"][::-1], "next_cursor": None}
+    _show_rows(target, rows, "moves", tables.moves)
+
+
 @click.group("guard")
 def guard_group() -> None:
     """What waits for an operator's word."""
@@ -362,6 +393,109 @@ def adopt_command(
         _show_json(answer)
     else:
         click.echo(f"adopted {len(answer['adopted'])}")
+
+
+# The brake ---------------------------------------------------------------------------------
+
+
+@click.group("brake")
+def brake_group() -> None:
+    """What keeps processors in place when many nodes look dead at once."""
+
+
+@brake_group.command("status")
+@_plain
+def brake_status_command(url: str | None, data_dir: Path, output: str) -> None:
+    """Show whether the brake holds, why, and which nodes look dead."""
+    target = _target(url, data_dir, output)
+    status = _run(target, lambda api: api.get("/brake"))
+    if target.as_json:
+        _show_json(status)
+        return
+    _show_brake(status)
+    if status["engaged"]:
+        click.echo(f'\nto move all the same: "{_PROGRAM} brake override --for 10m --reason ..."')
+
+
+@brake_group.command("override")
+@click.option(
+    "--for",
+    "duration",
+    required=True,
+    metavar="DURATION",
+    help="For how long: 10m, 1h; at most 24h.",
+)
+@click.option("--reason", required=True, metavar="TEXT", help="Why, for the record.")
+@_yes
+@_by
+@_plain
+def override_command(
+    duration: str,
+    reason: str,
+    yes: bool,
+    by: str | None,
+    url: str | None,
+    data_dir: Path,
+    output: str,
+) -> None:
+    """Move away from dead nodes, however many they are.
+
+    Also ahead of time: a brake that is not engaged does not engage until then.
+    """
+    seconds = _override_seconds(duration)
+    target = _target(url, data_dir, output)
+    if not yes:
+        _show_brake(_run(target, lambda api: api.get("/brake")), err=True)
+    _ask(yes, f"Move away from nodes that look dead, for {duration} from now on?")
+    body = {"for_seconds": seconds, "reason": reason, "by": by or _whoami()}
+    _decide_brake(target, "/brake/override", body)
+
+
+@brake_group.command("clear")
+@_by
+@_plain
+def clear_command(by: str | None, url: str | None, data_dir: Path, output: str) -> None:
+    """End an override: the brake holds again, if it has cause to."""
+    target = _target(url, data_dir, output)
+    _decide_brake(target, "/brake/clear", {"by": by or _whoami()})
+
+
+def _decide_brake(target: Target, path: str, body: Mapping[str, Any]) -> None:
+    answer = _run(target, lambda api: api.post(path, body))
+    if target.as_json:
+        _show_json(answer)
+        return
+    if (until := answer["override_until"]) is not None:
+        click.echo(f"overridden until {tables.clean(until)}")
+    click.echo(tables.clean(answer["message"]))
+
+
+def _override_seconds(text: str) -> float:
+    try:
+        seconds = duration_seconds(text)
+    except ValueError as error:
+        _exit(_WRONG_CALL, f"--for: {tables.clean(text)}: {error}")
+    if not 1 <= seconds <= _OVERRIDE_SECONDS_MAX:
+        _exit(_WRONG_CALL, f"--for: {tables.clean(text)}: expected 1s to 24h")
+    return seconds
+
+
+def _show_brake(status: Mapping[str, Any], *, err: bool = False) -> None:
+    values: dict[str, object] = {"brake": tables.brake_state(status)}
+    if status["engaged_at"] is not None:
+        values |= {"engaged": tables.ago(status["engaged_at"]), "reason": status["reason"]}
+        values |= {"counted": f"{status['population_count']} edge nodes"}
+    if status["detail"]:
+        values["why"] = status["detail"]
+    if status["override_until"] is not None:
+        values["overridden until"] = tables.until(status["override_until"])
+        values |= {"by": status["override_by"], "because": status["override_reason"]}
+    click.echo(tables.render(tables.pairs(values)), err=err)
+    if count := status["nodes_count"]:
+        click.echo(f"\nedge nodes that are suspect or offline: {count}", err=err)
+        click.echo(tables.render(tables.suspects(status["nodes"])), err=err)
+        if (more := count - len(status["nodes"])) > 0:
+            click.echo(f"and {more} more", err=err)
 
 
 # Events ------------------------------------------------------------------------------------

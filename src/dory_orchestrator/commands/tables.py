@@ -22,6 +22,7 @@ _STYLES = {
     "starting": "cyan",
     "pending": "yellow",
     "waiting": "yellow",
+    "moving": "cyan",
     "held": "magenta",
     "error": "bold red",
     "removing": "dim",
@@ -31,6 +32,14 @@ _STYLES = {
     "ready": "green",
     "not ready": "bold red",
     "not in cluster": "bold red",
+    "online": "green",
+    "suspect": "yellow",
+    "offline": "bold red",
+    "recovering": "cyan",
+    "quarantined": "magenta",
+    "decommissioned": "dim",
+    "done": "green",
+    "HOLDS": "bold red",
 }
 
 
@@ -81,15 +90,16 @@ def processor(row: Row) -> Table:
 def nodes(rows: Sequence[Row], *, wide: bool) -> Table:
     """One line each."""
     table = _table("NAME", "KIND", "READY", "STATUS", "HEARTBEAT", "USED", "PODS", "PROCESSORS")
-    more = ("CORDON", "CPU", "MEMORY", "GPU", "ORGANIZATION", "EDGE NODE")
-    for heading in more if wide else ():
-        _column(table, heading)
+    if wide:
+        more = ("CORDON", "CPU", "MEMORY", "GPU", "ORGANIZATION", "EDGE NODE")
+        for heading in (*more, "SINCE", "REASON", "DETAIL"):
+            _column(table, heading)
     for row in rows:
         cells = [
             row["name"],
             row["kind"],
             _readiness(row),
-            "cordoned" if row["cordoned"] else row["status"],
+            _status(row),
             _seconds(row["heartbeat_age_seconds"]),
             None if row["utilisation"] is None else f"{row['utilisation']:.0%}",
             None if row["pods"] is None else f"{row['pods']}/{row['pods_max']}",
@@ -98,7 +108,8 @@ def nodes(rows: Sequence[Row], *, wide: bool) -> Table:
         if wide:
             cells += [row["cordon_cause"], _unit(row["cpu_millicores"], "m")]
             cells += [_mebibytes(row["memory_bytes"]), row["gpu_count"]]
-            cells += [row["organization_id"], row["edge_node_id"]]
+            cells += [row["organization_id"], row["edge_node_id"], _age(row["health_since"])]
+            cells += [row["health_reason"], row["health_detail"]]
         _add(table, cells)
     return table
 
@@ -133,6 +144,47 @@ def _event_cells(row: Row, *, wide: bool) -> list[object]:
     if wide:
         cells += [row["id"], row["processor_id"], row["pod_name"], row["epoch"], row["term"]]
     return cells
+
+
+def moves(rows: Sequence[Row], *, wide: bool) -> Table:
+    """One line each."""
+    table = _table("TIME", "KIND", "PROCESSOR", "FROM", "TO", "OUTCOME", "RTO", "RPO")
+    more = ("ID", "PROCESSOR ID", "EPOCH", "LAST ALIVE", "STATE OF", "ENDED")
+    for heading in (*(more if wide else ()), "DETAIL"):
+        _column(table, heading)
+    for row in rows:
+        cells = [
+            _day_and_time(row["began_at"]),
+            row["kind"],
+            row["processor_name"] or row["processor_id"],
+            row["from_node"],
+            row["to_node"],
+            row["outcome"] or f"under way {_age(row['began_at'])}",
+            _exact(row["rto_seconds"]),
+            _exact(row["rpo_seconds"]),
+        ]
+        if wide:
+            cells += [row["id"], row["processor_id"], row["epoch"]]
+            moments = ("last_alive_at", "state_at", "ended_at")
+            cells += [_day_and_time(row[name]) for name in moments]
+        _add(table, [*cells, row["detail"]])
+    return table
+
+
+def suspects(rows: Sequence[Row]) -> Table:
+    """Edge nodes that are suspect or offline."""
+    table = _table("NAME", "ID", "STATE", "SINCE", "REASON", "DETAIL")
+    for row in rows:
+        cells = [row["name"], row["id"], row["state"], _age(row["since"])]
+        _add(table, [*cells, row["reason"], row["detail"]])
+    return table
+
+
+def brake_state(status: Row) -> str:
+    """In a word."""
+    if status["engaged"]:
+        return "HOLDS"
+    return "off" if status["override_until"] is None else "overridden"
 
 
 def waiting(rows: Sequence[Row]) -> Table:
@@ -173,6 +225,12 @@ def ago(moment: str | None) -> str:
     return _NOTHING if moment is None else f"{clean(moment)} ({_age(moment)} ago)"
 
 
+def until(moment: str) -> str:
+    """A moment, and how far away it is."""
+    left = (_moment(moment) - datetime.now(UTC)).total_seconds()
+    return f"{clean(moment)} (in {_seconds(left)})"
+
+
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
@@ -199,6 +257,23 @@ def _readiness(row: Row) -> str:
     if row["ready"] is None:
         return "not in cluster"
     return "ready" if row["ready"] else "not ready"
+
+
+def _status(row: Row) -> str | None:
+    """As the leader judged it; of a node that it did not judge, as the platform has it."""
+    if row["health"] is None:
+        return "cordoned" if row["cordoned"] else row["status"]
+    # To decommission a node cordons it: that need not be said twice.
+    also = row["cordoned"] and row["health"] != "decommissioned"
+    return f"{row['health']}, cordoned" if also else row["health"]
+
+
+def _day_and_time(text: str | None) -> str | None:
+    return None if text is None else _moment(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _exact(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.1f}s"
 
 
 def _moment(text: str) -> datetime:
