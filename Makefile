@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run check fix test unit acceptance bench
+.PHONY: help setup lock run demo check fix test unit acceptance bench
 
 PYTHON ?= python3
 
@@ -24,6 +24,9 @@ lock: ## Resolve the dependencies anew (for every platform; no download addresse
 
 run: setup ## Run it all on this machine: http://127.0.0.1:8080
 	.venv/bin/dory-orchestrator dev
+
+demo: setup ## Kill an edge node, and watch its processors move to the cloud and home again
+	.venv/bin/dory-orchestrator demo
 
 test: setup ## Every test (embedded PostgreSQL included)
 	.venv/bin/pytest
