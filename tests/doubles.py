@@ -432,6 +432,8 @@ class MemoryStore:
             return False
         if move.kind is MoveKind.FAILBACK:
             return node.status == "online" and node.id not in self.cordoned
+        if move.kind is MoveKind.DEPARTURE:
+            return node.status == "decommissioned"
         return node.failover_enabled and _seconds(node.last_heartbeat_at) == move.heartbeat_at
 
     def _begin_move(self, key: UUID, start: MoveStart) -> None:
@@ -456,6 +458,8 @@ class MemoryStore:
         self.fencing[key] = start.fencing
         if start.edge_node_id is not None:
             self._leave(row, start.edge_node_id)
+            if start.kind is MoveKind.DEPARTURE:
+                row.home_id = start.edge_node_id
             row.left_node_name = start.from_node
 
     def _leave(self, row: Processor, edge_node_id: UUID) -> None:

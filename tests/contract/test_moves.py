@@ -292,3 +292,22 @@ async def test_without_the_lease_nothing_of_it_is_written(world, lease):
         await world.store.record_move_state(lease, key, 1, MOMENT)
     desired = await world.store.read_desired()
     assert (desired.node_records, desired.edge_nodes[home.id].status) == ({}, "online")
+
+
+async def test_a_departure_needs_a_node_that_leaves_and_stops_no_link_twice(world, lease):
+    home, key, pod = await at_home(world, lease)
+    begun = await start(world, MoveKind.DEPARTURE, pod, home.id)
+    action = replace(delete(pod, 1, Reason.NODE_LEAVES), move=begun)
+    assert await world.store.grant(lease, [action]) == [False]
+    await world.store.decommission_edge_node(home.name, ORGANIZATION)
+    assert await world.store.grant(lease, [action]) == [True]
+    desired = await world.store.read_desired()
+    assert (desired.links, desired.homes) == ({}, {key: home.id})
+    assert desired.moves[key].kind is MoveKind.DEPARTURE
+    # Should the node come back and be uncordoned, there is a way home.
+    await world.store.register_edge_node(
+        EdgeNodeRegistration(name=home.name, organization_id=ORGANIZATION)
+    )
+    back = await start(world, MoveKind.FAILBACK, pod, home.id)
+    action = replace(delete(pod, 1, Reason.GOES_HOME), move=back)
+    assert await world.store.grant(lease, [action]) == [False]  # still cordoned

@@ -382,3 +382,14 @@ def test_the_same_fleet_is_judged_the_same_again(verdicts):
     assert again.engaged is first.engaged
     assert again.reason is first.reason
     assert again.record == first.record
+
+
+@pytest.mark.parametrize("last", [dead(), silent(), unready()])
+def test_one_node_alone_does_not_keep_the_brake(last):
+    three = judged(fleet((3, unready())))
+    assert three.engaged
+    two = judged(fleet((2, unready()), (1, well())), three.record)
+    assert two.engaged
+    one = judged(fleet((1, last), (2, well())), two.record)
+    assert not one.engaged
+    assert one.record == NOTHING

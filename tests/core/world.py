@@ -388,6 +388,8 @@ class World:
         )
         if start.kind is MoveKind.FAILBACK:
             self.links.setdefault(key, self.homes.pop(key))
+        elif start.kind is MoveKind.DEPARTURE and start.edge_node_id is not None:
+            self.homes[key] = start.edge_node_id
         elif start.edge_node_id is not None and self.links.get(key) == start.edge_node_id:
             self.homes[key] = self.links.pop(key)
 

@@ -13,7 +13,7 @@ from tests.loops.fleet_rig import Rig, TrickyCluster, cloud, config, now, versio
 
 from dory_orchestrator.core.model import Limits, Node, Pod, Resources, Taint, TaintEffect
 from dory_orchestrator.core.plan import Create
-from dory_orchestrator.ports import EdgeNode, Lease
+from dory_orchestrator.ports import EdgeNode, EdgeNodeRegistration, Lease
 
 ORGANIZATION = UUID(int=5)
 LIMITS = Limits(
@@ -416,3 +416,42 @@ async def test_a_new_leader_goes_on_with_a_move_where_it_is():
             site.has_state = True
             await site.until_at("cloud-1")
             assert site.rig.pod_of(0).uid == uid
+
+
+async def test_a_node_that_is_decommissioned_is_left_with_state_and_gets_nothing_back():
+    async with Site(2, 4) as site:
+        await site.rig.until(lambda: site.rig.running == 4)
+        await asyncio.sleep(2)
+        store = site.rig.store
+        await store.decommission_edge_node("edge-1", ORGANIZATION)
+        store.notify()
+        moved = [0, 2]
+        await site.rig.until(
+            lambda: all(site.place_of(n) == ["cloud-1"] for n in moved) and not store.moves
+        )
+        assert [site.place_of(n) for n in (1, 3)] == [["edge-2"]] * 2
+        kinds = [outcome for _, move, outcome in store.ended_moves if move.kind == "departure"]
+        assert kinds == ["done", "done"]
+        assert not any(force for _, force in site.rig.cluster.deleted)
+        assert max(site.rig.cluster.most_live.values()) == 1
+        pod = site.rig.pod_of(0)
+        assert pod.labels["original-edge-node"] == "edge-1"
+        # It registers anew: it is online, and gets no work until it is uncordoned.
+        given = EdgeNodeRegistration(name="edge-1", organization_id=ORGANIZATION)
+        await store.register_edge_node(given)
+        store.notify()
+        await asyncio.sleep(60)
+        assert [site.place_of(n) for n in moved] == [["cloud-1"]] * 2
+        store.cordoned.clear()
+        store.notify()
+        await site.rig.until(lambda: all(site.place_of(n) == ["edge-1"] for n in moved), seconds=90)
+
+
+async def test_a_node_that_dies_after_it_was_decommissioned_is_left_all_the_same():
+    async with Site(1, 1) as site:
+        await site.until_at("edge-1")
+        await asyncio.sleep(2)
+        site.rig.cluster.lose_node("edge-1")
+        await site.rig.store.decommission_edge_node("edge-1", ORGANIZATION)
+        site.rig.store.notify()
+        await site.until_at("cloud-1", seconds=400)

@@ -116,7 +116,7 @@ class MovesQuery(Struct):
     node: Annotated[
         Word | UnsetType, Meta(description="Name of the node that is left or reached.")
     ] = UNSET
-    kind: Literal["failover", "failback"] | UnsetType = UNSET
+    kind: Literal["failover", "failback", "departure"] | UnsetType = UNSET
     open: Annotated[
         Literal["true", "false"] | UnsetType,
         Meta(description="`true`: those that are under way; `false`: those that have ended."),
@@ -356,7 +356,12 @@ class MoveRow(Struct):
     id: int
     processor_id: UUID
     processor_name: str | None
-    kind: Annotated[str, Meta(description="`failover` or `failback`.")]
+    kind: Annotated[
+        str,
+        Meta(
+            description="`failover`, `failback`, or `departure` from an edge node that was decommissioned."
+        ),
+    ]
     detail: Annotated[str, Meta(description="Why, in a sentence.")]
     from_node: str
     to_node: Annotated[str | None, Meta(description="Null: it has no place yet.")]

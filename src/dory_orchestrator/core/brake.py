@@ -76,7 +76,7 @@ def judge(
     if overridden:
         return _overridden(record, suspects, counted)
     reason = _engages(nodes, counted, suspects, limits)
-    if reason is None and held and _share(suspects, counted) >= limits.brake_release_share:
+    if reason is None and held and _still_holds(suspects, counted, limits):
         reason = record.reason or BrakeReason.MANY_SUSPECT
     if reason is None:
         return _off(record, suspects, counted)
@@ -131,6 +131,12 @@ def _engages(
     if len(suspects) >= limits.brake_nodes_min and _share(suspects, counted) >= limits.brake_share:
         return BrakeReason.MANY_SUSPECT
     return None
+
+
+def _still_holds(suspects: frozenset[UUID], counted: frozenset[UUID], limits: Limits) -> bool:
+    """One node alone is no mass: of three nodes it would be a share that never lets go."""
+    share = _share(suspects, counted)
+    return len(suspects) >= DEAF_NODES_MIN and share >= limits.brake_release_share
 
 
 def _overridden(

@@ -289,6 +289,7 @@ class MoveKind(StrEnum):
 
     FAILOVER = "failover"
     FAILBACK = "failback"
+    DEPARTURE = "departure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,8 +297,9 @@ class Move:
     """A move that has not ended: stored when it is granted, so that it outlives every process.
 
     How far it is, is not stored: that is read off the pods, as everything else is.
-    `old_uid` is the pod that was left, if there was one; `edge_node_id` the edge node that is
-    left (failover) or returned to (failback), None for an application node. `suspect_at` is when
+    A departure is the planned move off an edge node that was decommissioned. `old_uid` is the pod
+    that was left, if there was one; `edge_node_id` the edge node that is left (failover,
+    departure) or returned to (failback), None for an application node. `suspect_at` is when
     the evidence against the place that is left began; `state_at` when the state that the new pod
     was given was last seen in the old one.
     """

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     NODE_DEAD = "node_dead"
     MOVED_AWAY = "moved_away"
     GOES_HOME = "goes_home"
+    NODE_LEAVES = "node_leaves"
     MOVED = "moved"
     UNPROVEN = "unproven"
     HOME_CAME_BACK = "home_came_back"
@@ -94,6 +95,7 @@ STATES: Mapping[Reason, State] = {
     Reason.NODE_DEAD: State.MOVING,
     Reason.MOVED_AWAY: State.MOVING,
     Reason.GOES_HOME: State.MOVING,
+    Reason.NODE_LEAVES: State.MOVING,
     Reason.MOVED: State.RUNNING,
     Reason.UNPROVEN: State.RUNNING,
     Reason.HOME_CAME_BACK: State.RUNNING,

@@ -372,6 +372,10 @@ class _Cycle:
             return self._end_unplaced(wanted, own, pod)
         row = self._row_of(wanted.config.processor_id, pod.node_name)
         verdict = self._verdict(pod.node_name, row)
+        if verdict is not None and _is_leaving_node(row) and self._is_lost(pod):
+            # It was decommissioned and is dead: nothing of it ends gracefully any more.
+            self.leaving.append(_Leaving(wanted, own, pod, pod.node_name, row, verdict))
+            return None
         if verdict is None or not verdict.is_suspect:
             return None
         return self._leave(wanted, own, pod, pod.node_name, row, verdict)
@@ -536,8 +540,11 @@ class _Cycle:
         processor_id = wanted.config.processor_id
         if own is None:
             return
-        if move is not None and move.kind is MoveKind.FAILBACK and self._is_still_away(pod, move):
+        row = self._row_of(processor_id, pod.node_name)
+        if move is not None and move.kind is MoveKind.FAILBACK and pod.uid == move.old_uid:
             self._go_on_home(wanted, own, pod, move)
+        elif wanted.config.node_type == EDGE and row is not None and _is_leaving_node(row):
+            self._depart(wanted, own, pod, row)
         elif move is not None:
             self._look_at_arrival(wanted, own, pod, move)
         elif self.findings[processor_id].reason is Reason.RUNNING:
@@ -545,8 +552,30 @@ class _Cycle:
             if home_id is not None and processor_id not in self.desired.links:
                 self.away.append(_Away(wanted, own, pod, home_id))
 
-    def _is_still_away(self, pod: Pod, move: Move) -> bool:
-        return pod.uid == move.old_uid
+    def _depart(self, wanted: _Wanted, own: Ownership, pod: Pod, row: EdgeNodeRow) -> None:
+        """Leave an edge node that was decommissioned, gracefully: at its end the pod saves its
+        state. Where it goes is decided when it is gone."""
+        processor_id = wanted.config.processor_id
+        if self.on_the_way >= self.limits.moves_max:
+            detail = f"{row.name} was decommissioned; others are on their way"
+            self.findings[processor_id] = Finding(Reason.MOVE_LIMIT, detail, pod)
+            return
+        self.on_the_way += 1
+        detail = f"{row.name} was decommissioned"
+        start = MoveStart(
+            kind=MoveKind.DEPARTURE,
+            from_node=row.name,
+            old_uid=pod.uid,
+            edge_node_id=row.id,
+            last_alive_at=self.now,
+            suspect_at=self.now,
+            heartbeat_at=row.last_heartbeat_at,
+            decided_at=self.now,
+            fencing=wanted.blueprint.runtime.fencing,
+        )
+        self.failures.pop(pod.uid, None)
+        self._delete(processor_id, pod, own, Reason.NODE_LEAVES, detail, move=start)
+        self.findings[processor_id] = Finding(Reason.NODE_LEAVES, detail, pod)
 
     def _look_at_arrival(self, wanted: _Wanted, own: Ownership, pod: Pod, move: Move) -> None:
         processor_id = wanted.config.processor_id
@@ -1130,6 +1159,10 @@ def _owner(pods: Sequence[Pod], own: Ownership | None) -> Pod | None:
     found = [pod for pod in pods if pod.epoch == own.epoch]
     found = found or [pod for pod in pods if pod.epoch is None]
     return _shown(found) if found else None
+
+
+def _is_leaving_node(row: EdgeNodeRow | None) -> bool:
+    return row is not None and row.status == "decommissioned"
 
 
 def _left_pod(pods: Sequence[Pod], move: Move | None) -> Pod | None:

@@ -10,6 +10,8 @@ from dory_orchestrator.loops.poll_health import HealthPoller
 from dory_orchestrator.ports import Cluster, Lease
 
 _ROUNDS_UNTIL_OLD = 2.5
+_OLD_SECONDS_MIN = 3.0
+"""However often is polled: on a busy machine a round is late."""
 
 
 class PodEvidence:
@@ -20,7 +22,7 @@ class PodEvidence:
     ) -> None:
         self._poller = poller
         self._checkpointer = checkpointer
-        self._old_seconds = _ROUNDS_UNTIL_OLD * poll_interval_seconds
+        self._old_seconds = max(_ROUNDS_UNTIL_OLD * poll_interval_seconds, _OLD_SECONDS_MIN)
 
     def answers(self) -> Mapping[str, bool]:
         """Of each pod that was asked lately, by uid, whether it answered at all."""

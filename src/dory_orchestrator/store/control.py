@@ -522,7 +522,7 @@ class _Grants:
             await self._connection.execute(QUERIES["forget_left_nodes"], ids)
 
     async def _leave(self, moves: Sequence[tuple[UUID, MoveStart]]) -> None:
-        left = [(key, move) for key, move in moves if move.kind is MoveKind.FAILOVER]
+        left = [(key, move) for key, move in moves if move.kind is not MoveKind.FAILBACK]
         if not left:
             return
         keys, nodes = [key for key, _ in left], [move.edge_node_id for _, move in left]

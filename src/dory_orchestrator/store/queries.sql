@@ -270,15 +270,23 @@ WHERE status = 'active' AND processor_id IS NOT NULL AND edge_node_id IS NOT NUL
 ORDER BY processor_id, created_at, id
 
 -- list_homes --
--- Of those that have failed over: the edge node that they left last.
-SELECT DISTINCT ON (a.processor_id) a.processor_id, a.edge_node_id
-FROM edge_node_apps a
-WHERE a.status = 'failed_over' AND a.processor_id IS NOT NULL AND a.edge_node_id IS NOT NULL
-    AND NOT EXISTS (
-        SELECT FROM edge_node_apps e
-        WHERE e.processor_id = a.processor_id AND e.status = 'active'
-    )
-ORDER BY a.processor_id, a.updated_at DESC, a.id
+-- Of those that live elsewhere: the edge node that they have failed over from; or that they left
+-- when it was decommissioned, which stops the link.
+SELECT DISTINCT ON (h.processor_id) h.processor_id, h.edge_node_id
+FROM (
+    SELECT a.processor_id, a.edge_node_id, 0 AS rank, a.updated_at, a.id
+    FROM edge_node_apps a
+    WHERE a.status = 'failed_over' AND a.processor_id IS NOT NULL AND a.edge_node_id IS NOT NULL
+    UNION ALL
+    SELECT o.processor_id, o.left_edge_node_id, 1, o.updated_at, o.processor_id
+    FROM orchestrator.ownership o
+    WHERE o.left_edge_node_id IS NOT NULL
+) h
+WHERE NOT EXISTS (
+    SELECT FROM edge_node_apps e
+    WHERE e.processor_id = h.processor_id AND e.status = 'active'
+)
+ORDER BY h.processor_id, h.rank, h.updated_at DESC, h.id
 
 -- list_moves --
 SELECT processor_id, kind, from_node, old_uid, edge_node_id,
@@ -352,6 +360,7 @@ WHERE clock_timestamp() < to_timestamp(a.decided_at) + interval '5 seconds'
     AND CASE
         WHEN a.edge_node_id IS NULL THEN true
         WHEN a.kind = 'failback' THEN n.status::text = 'online' AND c.edge_node_id IS NULL
+        WHEN a.kind = 'departure' THEN n.status::text = 'decommissioned'
         ELSE n.failover_enabled
             AND extract(epoch FROM n.last_heartbeat_at)::float8 IS NOT DISTINCT FROM a.heartbeat_at
     END
@@ -416,8 +425,8 @@ WHERE e.id IN (
         FROM edge_node_apps h
         JOIN unnest($1::uuid[], $2::uuid[]) AS a (processor_id, edge_node_id)
             ON h.processor_id = a.processor_id AND h.edge_node_id = a.edge_node_id
-        WHERE h.status = 'failed_over'
-        ORDER BY h.processor_id, h.updated_at DESC, h.id
+        WHERE h.status <> 'active'
+        ORDER BY h.processor_id, h.status = 'failed_over' DESC, h.updated_at DESC, h.id
     )
     AND NOT EXISTS (
         SELECT FROM edge_node_apps o

@@ -310,7 +310,7 @@ CREATE TABLE orchestrator.moves (
     rto_seconds double precision,
     rpo_seconds double precision,
     CONSTRAINT moves_pkey PRIMARY KEY (id),
-    CONSTRAINT moves_kind_check CHECK (kind IN ('failover', 'failback')),
+    CONSTRAINT moves_kind_check CHECK (kind IN ('failover', 'failback', 'departure')),
     CONSTRAINT moves_outcome_check
         CHECK (outcome IN ('done', 'cancelled', 'superseded', 'dropped'))
 );
