@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run demo check fix test unit acceptance bench
+.PHONY: help setup lock run demo check fix test unit acceptance bench soak
 
 PYTHON ?= python3
 
@@ -48,4 +48,7 @@ fix: setup ## Let the tools repair what they can
 	.venv/bin/ruff format .
 
 bench: setup ## What heartbeats and reconciliation cost, as ratios measured in one run (needs wrk)
-	@status=0; for name in heartbeats reconcile; do .venv/bin/python -m benchmarks.$$name || status=1; done; exit $$status
+	@status=0; for name in heartbeats reconcile failover; do .venv/bin/python -m benchmarks.$$name || status=1; done; exit $$status
+
+soak: setup ## Simulate a million node-hours with fresh seeds (about four hours on two cores)
+	.venv/bin/python -m dory_orchestrator.sim.soak

@@ -439,6 +439,9 @@ class MemoryStore:
     def _begin_move(self, key: UUID, start: MoveStart) -> None:
         before = self.moves.get(key)
         self._end_move(key, "superseded")
+        row = self.processors.setdefault(key, Processor())
+        if before is not None and before.kind is MoveKind.FAILBACK and before.edge_node_id:
+            self._leave(row, before.edge_node_id)
         alive_at = start.last_alive_at
         if before is not None and before.last_alive_at is not None:
             alive_at = before.last_alive_at

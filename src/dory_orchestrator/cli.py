@@ -52,6 +52,7 @@ _LATE: Mapping[str, str] = {
     "moves": "dory_orchestrator.commands.operate:moves_command",
     "nodes": "dory_orchestrator.commands.operate:nodes_command",
     "processors": "dory_orchestrator.commands.operate:processors_command",
+    "simulate": "dory_orchestrator.commands.simulate:simulate_command",
 }
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

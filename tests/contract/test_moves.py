@@ -311,3 +311,18 @@ async def test_a_departure_needs_a_node_that_leaves_and_stops_no_link_twice(worl
     back = await start(world, MoveKind.FAILBACK, pod, home.id)
     action = replace(delete(pod, 1, Reason.GOES_HOME), move=back)
     assert await world.store.grant(lease, [action]) == [False]  # still cordoned
+
+
+async def test_who_does_not_arrive_at_home_has_no_link_there(world, lease):
+    home, key, pod = await at_home(world, lease)
+    new = await moved(world, lease, home, key, pod)
+    begun = await start(world, MoveKind.FAILBACK, new, home.id)
+    back = replace(delete(new, 2, Reason.GOES_HOME), move=begun)
+    assert await world.store.grant(lease, [back]) == [True]
+    assert (await world.store.read_desired()).links == {key: home.id}
+    # The node that it leaves dies before its pod has ended.
+    begun = await start(world, MoveKind.FAILOVER, new, None)
+    action = replace(create(key, 3, node="cloud-2"), move=begun)
+    assert await world.store.grant(lease, [action]) == [True]
+    desired = await world.store.read_desired()
+    assert (desired.links, desired.homes) == ({}, {key: home.id})

@@ -6,7 +6,7 @@ import pytest
 from tests.core.world import START, a_node, an_edge_node, an_edge_row, an_id
 
 from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
-from dory_orchestrator.core.model import Move, MoveKind
+from dory_orchestrator.core.model import Gap, Move, MoveKind
 from dory_orchestrator.core.moving import Home, may_go_home, may_leave, measure
 from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState, NodeVerdict
 from dory_orchestrator.core.plan import Reason
@@ -110,12 +110,36 @@ MOVE = Move(
         pytest.param({}, 0, 100, 64, id="no-checkpoints-are-taken"),
         pytest.param({"state_at": START + 8}, 10, 92, 10, id="a-checkpoint-is-a-sign-of-life"),
         pytest.param({"state_at": None}, 10, 100, None, id="no-state"),
-        pytest.param({"state_at": START + 61}, 10, 39, 0, id="taken-after-the-evidence"),
+        pytest.param({"state_at": START + 61}, 10, 39, 10, id="taken-after-the-evidence"),
+        pytest.param({"state_at": START + 88}, 10, 12, 2, id="taken-shortly-before-the-move"),
+        pytest.param({"state_at": START - 200}, 10, 100, 260, id="overdue-while-it-lived"),
+        pytest.param({"state_at": START - 11}, 10, 100, 10, id="just-in-time"),
+        pytest.param(
+            {"kind": MoveKind.FAILBACK, "suspect_at": START, "state_at": START + 1},
+            10,
+            99,
+            0,
+            id="planned",
+        ),
         pytest.param({"last_alive_at": None, "state_at": None}, 10, 10, None, id="no-sign-at-all"),
         pytest.param({"suspect_at": None}, 200, 100, 94, id="no-evidence-is-stored"),
-        pytest.param({"last_alive_at": START + 500}, 10, 0, 10, id="a-clock-that-was-set-back"),
+        pytest.param({"last_alive_at": START + 500}, 10, 0, 64, id="a-clock-that-was-set-back"),
     ],
 )
 def test_what_a_move_costs(changes, interval, rto, rpo):
     found = measure(replace(MOVE, **changes), now=START + 100, interval_seconds=interval)
     assert (found.rto_seconds, found.rpo_seconds) == (rto, rpo)
+
+
+@pytest.mark.parametrize(
+    ("began_at", "ended_at", "rpo"),
+    [
+        pytest.param(START - 100, START - 4, 10, id="over-before-the-checkpoint"),
+        pytest.param(START - 100, START - 3, 64, id="reaches-beyond-it"),
+        pytest.param(START + 59, START + 80, 64, id="begins-before-the-evidence"),
+        pytest.param(START + 60, START + 80, 10, id="begins-with-it"),
+    ],
+)
+def test_while_we_are_in_trouble_ourselves_no_interval_bounds_the_loss(began_at, ended_at, rpo):
+    gaps = [Gap(began_at, ended_at)]
+    assert measure(MOVE, now=START + 100, interval_seconds=10, gaps=gaps).rpo_seconds == rpo

@@ -377,6 +377,11 @@ class World:
         return True
 
     def _begin_move(self, key: UUID, start: MoveStart) -> None:
+        before = self.moves.get(key)
+        if before is not None and before.kind is MoveKind.FAILBACK:
+            home = self.links.pop(key, before.edge_node_id)
+            if home is not None:
+                self.homes[key] = home
         self.moves[key] = Move(
             kind=start.kind,
             from_node=start.from_node,

@@ -387,6 +387,9 @@ def judge_document(
     if _is_doubtful(found, last, restarted) and (wrong is not None or not proof):
         # A life that began from an older state, and was ended before it had the newest.
         return DocumentReason.DOUBTFUL
+    if proof and found.pod_name == newest.pod_name and wrong is not None:
+        # Saved later, and further back: by a life that nobody noticed, as at a leader's change.
+        return DocumentReason.DOUBTFUL
     if found.pod_name != newest.pod_name and wrong is not None:
         return DocumentReason.CONTRADICTED
     return DocumentReason.NEWER

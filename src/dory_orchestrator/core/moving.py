@@ -1,11 +1,15 @@
 """Who may move, and why not: ordered rules, the first that holds (design, section 8)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dory_orchestrator.core.brake import BrakeVerdict
-from dory_orchestrator.core.model import EdgeNodeRow, Move, Node
+from dory_orchestrator.core.model import EdgeNodeRow, Gap, Move, MoveKind, Node
 from dory_orchestrator.core.node_health import NodeVerdict
 from dory_orchestrator.core.plan import Reason
+
+_LATE_SECONDS = 1.0
+"""A checkpoint may be so much later than its interval without anything being wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +94,39 @@ class Measured:
         return f"RTO {self.rto_seconds:.1f} s, {lost}"
 
 
-def measure(move: Move, *, now: float, interval_seconds: float) -> Measured:
+def measure(
+    move: Move, *, now: float, interval_seconds: float, gaps: Sequence[Gap] = ()
+) -> Measured:
     """RTO and RPO of a move that ends `now`.
 
     RTO counts from the last sign of life: a heartbeat, or a checkpoint that was taken.
-    RPO is how old the state was when the first evidence came that its processor had ended, and
-    no more than an interval (0: none are taken): had it lived so long, the next checkpoint would
-    have been there. When it really ended nobody knows: the figure is a bound, not a guess.
+    RPO is how old the state was when the first evidence came that its processor had ended. Where
+    checkpoints came as they should, it is no more than an interval: had the processor lived so
+    long, the next one would have been there. When it really ended nobody knows: the figure is a
+    bound, not a guess. A planned move ends the processor itself, after its state was taken.
     """
     signs = [at for at in (move.last_alive_at, move.state_at) if at is not None]
     alive_at = min(max(signs, default=move.began_at), now)
     if move.state_at is None:
         return Measured(now - alive_at, None)
     ended_at = move.began_at if move.suspect_at is None else move.suspect_at
+    if move.kind is MoveKind.FAILOVER and move.state_at > ended_at:
+        # The evidence was older than the last checkpoint: it has lived on after that.
+        ended_at = move.began_at
     age = max(0.0, ended_at - move.state_at)
-    return Measured(now - alive_at, min(age, interval_seconds) if interval_seconds > 0 else age)
+    if not _came_as_they_should(move, interval_seconds, ended_at, gaps):
+        return Measured(now - alive_at, age)
+    return Measured(now - alive_at, min(age, interval_seconds))
+
+
+def _came_as_they_should(
+    move: Move, interval_seconds: float, ended_at: float, gaps: Sequence[Gap]
+) -> bool:
+    """Not if none are taken, if one was overdue while the node still gave a sign of life, or if
+    our own trouble may have kept us from taking them."""
+    if interval_seconds <= 0 or move.state_at is None:
+        return False
+    due_at = move.state_at + interval_seconds + _LATE_SECONDS
+    if move.last_alive_at is not None and move.last_alive_at > due_at:
+        return False
+    return not any(g.began_at < ended_at and g.ended_at > move.state_at for g in gaps)

@@ -420,7 +420,8 @@ def _suspect_since(record: NodeRecord | None, found: _Trouble, now: float) -> fl
     if record.reason is NodeReason.SILENT_BUT_ANSWERING:
         # Its silence is older, but until now its pods answered.
         return now
-    return min(found.began_at, now)
+    # Not before it was well: that its beats were lost in a gap of ours is no trouble of its own.
+    return max(min(found.began_at, now), record.well_since)
 
 
 def _last_well_at(

@@ -222,6 +222,12 @@ class _Cycle:
             self._wake(self.health.wake_at)
         rows = sorted(self.desired.edge_nodes.values(), key=lambda row: row.id.int)
         self.rows_by_name = {row.name: row for row in rows}
+        # Of most nodes there is nothing to ask: asked for each pod, it would cost the most.
+        self.troubled = {
+            row.name
+            for row in rows
+            if _is_leaving_node(row) or self.health.edge_nodes[row.id].is_suspect
+        } | {name for name, one in self.health.application_nodes.items() if one.is_suspect}
 
     def _sort_pods(self) -> None:
         """Ours are those that bear our fleet's id. All others are told of, and never touched."""
@@ -304,7 +310,8 @@ class _Cycle:
             )
             return
         owner, move = _owner(pods, own), self.desired.moves.get(processor_id)
-        self._look_at_others(processor_id, own, owner, move, pods)
+        if owner is None or len(pods) > 1:
+            self._look_at_others(processor_id, own, owner, move, pods)
         if self._is_cancelled(processor_id, own, owner, move):
             return
         left = owner if owner is not None else _left_pod(pods, move)
@@ -317,8 +324,7 @@ class _Cycle:
         else:
             self._look_at_owner(wanted, own, owner, progress)
             self._look_at_moved(wanted, own, owner, move)
-        found = self.findings.get(processor_id)
-        if no is not None and found is not None and found.reason in _EXPLAINED_BY_NODE:
+        if no is not None and self.findings[processor_id].reason in _EXPLAINED_BY_NODE:
             self.findings[processor_id] = Finding(no.reason, no.detail, left)
 
     def _look_at_others(
@@ -339,8 +345,10 @@ class _Cycle:
             is_left = move is not None and move.kind is MoveKind.FAILOVER
             is_reachable = self._is_well(pod.node_name)
             if is_left and (owner is None or owner.node_name is None):
-                # One that has failed, on a node that is well, is of no use to anybody.
-                if not (is_reachable and _has_failed(pod)):
+                # One that has failed, or that a try before this one left, on a node that is well,
+                # is of no use to anybody, and the next try waits for its end.
+                is_of_use = move is not None and pod.uid == move.old_uid and not _has_failed(pod)
+                if is_of_use or not is_reachable:
                     continue
             elif is_left and not is_reachable:
                 detail = f"its processor has moved to {owner.node_name if owner else None}"
@@ -370,6 +378,8 @@ class _Cycle:
         """Whether it is on a node that is in trouble and stays there nevertheless, and why."""
         if pod.node_name is None:
             return self._end_unplaced(wanted, own, pod)
+        if pod.node_name not in self.troubled:
+            return None
         row = self._row_of(wanted.config.processor_id, pod.node_name)
         verdict = self._verdict(pod.node_name, row)
         if verdict is not None and _is_leaving_node(row) and self._is_lost(pod):
@@ -430,6 +440,8 @@ class _Cycle:
     ) -> bool:
         """Let the pod that was left own again, if its node is back before the replacement has
         a place."""
+        if move is None:
+            return False
         old = _left_pod(self.ours.get(processor_id, ()), move)
         if old is None or own is None or old is owner or old.terminating or _has_failed(old):
             return False
@@ -437,8 +449,7 @@ class _Cycle:
         if has_place or not self._is_well(old.node_name):
             return False
         detail = f"{old.node_name} is back before the replacement has a place"
-        if move is not None:
-            self._cancel(processor_id, own, old, move, Reason.HOME_CAME_BACK, detail)
+        self._cancel(processor_id, own, old, move, Reason.HOME_CAME_BACK, detail)
         return True
 
     def _cancel(
@@ -540,7 +551,8 @@ class _Cycle:
         processor_id = wanted.config.processor_id
         if own is None:
             return
-        row = self._row_of(processor_id, pod.node_name)
+        is_troubled = pod.node_name in self.troubled
+        row = self._row_of(processor_id, pod.node_name) if is_troubled else None
         if move is not None and move.kind is MoveKind.FAILBACK and pod.uid == move.old_uid:
             self._go_on_home(wanted, own, pod, move)
         elif wanted.config.node_type == EDGE and row is not None and _is_leaving_node(row):
@@ -612,7 +624,10 @@ class _Cycle:
         wished = wanted.blueprint.runtime.checkpoint_interval_seconds
         default = self.limits.checkpoint_interval_seconds
         measured = measure(
-            move, now=self.now, interval_seconds=default if wished is None else wished
+            move,
+            now=self.now,
+            interval_seconds=default if wished is None else wished,
+            gaps=self.desired.gaps,
         )
         detail = f"{move.kind} from {move.from_node} to {pod.node_name}: {measured}"
         return EndMove(
@@ -733,7 +748,8 @@ class _Cycle:
         verdict, move = self.health.edge_nodes[row.id], self.desired.moves.get(processor_id)
         if not verdict.is_suspect:
             return False
-        if move is not None and move.kind is MoveKind.FAILBACK:
+        is_on_its_way = move is not None and move.kind is MoveKind.FAILBACK
+        if is_on_its_way and not self.health.brake.engaged:
             self.leaving.append(_Leaving(wanted, own, None, row.name, row, verdict))
             return True
         # As long as it is not known to be dead, the pod is made there all the same.

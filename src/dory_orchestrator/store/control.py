@@ -494,7 +494,15 @@ class _Grants:
         if not moves:
             return
         keys = [a.processor_id for a, _ in moves]
-        await self._connection.execute(QUERIES["supersede_moves"], keys)
+        superseded = await self._connection.fetch(QUERIES["supersede_moves"], keys)
+        # Who was on the way home has its link there again: it does not arrive after all.
+        failbacks = [row for row in superseded if row["kind"] == MoveKind.FAILBACK]
+        if failbacks:
+            await self._connection.execute(
+                QUERIES["leave_edge_nodes"],
+                [row["processor_id"] for row in failbacks],
+                [row["edge_node_id"] for row in failbacks],
+            )
         await self._connection.execute(
             QUERIES["begin_moves"],
             keys,

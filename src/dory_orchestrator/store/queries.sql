@@ -373,6 +373,7 @@ WHERE clock_timestamp() < to_timestamp(a.decided_at) + interval '5 seconds'
 -- supersede_moves --
 UPDATE orchestrator.moves SET ended_at = now(), outcome = 'superseded'
 WHERE processor_id = ANY ($1::uuid[]) AND ended_at IS NULL
+RETURNING processor_id, kind, edge_node_id
 
 -- begin_moves --
 -- $1 processor ids, $2 kinds, $3 from nodes, $4 to nodes, $5 edge nodes, $6 uids of the pods
