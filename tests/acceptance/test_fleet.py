@@ -259,7 +259,7 @@ async def test_a_new_version_rolls_through_step_by_step_with_its_state(data_dir,
         await fleet.execute(
             "UPDATE processor_template_versions SET runtime_config_template ="
             " jsonb_set(runtime_config_template, '{container,command}',"
-            ' \'["python", "-c", "raise SystemExit(3)"]\') WHERE is_active'
+            ' \'["python", "-c", "import time; time.sleep(0.5); raise SystemExit(3)"]\') WHERE is_active'
         )
 
         async def stopped() -> bool:
@@ -336,9 +336,16 @@ async def test_nothing_is_deleted_until_it_is_confirmed(data_dir, tmp_path):
         code, _, err = await command("guard", "confirm", "--yes", "--url", url)
         assert code == 0, err
         await eventually(lambda: not fleet.processes(), 20)
-        for row in before.values():
-            beat = await fleet.service.beat(processor_id=row["id"], node_id=row["node_name"])
-            assert beat["directive"] == "shutdown"
+
+        async def told_to_end() -> bool:
+            """Once the leader has seen that the pods are gone, nothing is undecided any more."""
+            beats = [
+                await fleet.service.beat(processor_id=row["id"], node_id=row["node_name"])
+                for row in before.values()
+            ]
+            return all(beat["directive"] == "shutdown" for beat in beats)
+
+        await eventually(told_to_end)
 
 
 async def test_processes_that_are_killed_and_pods_that_go_on(data_dir, tmp_path):
