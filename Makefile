@@ -28,8 +28,12 @@ run: setup ## Run it all on this machine: http://127.0.0.1:8080
 demo: setup ## Kill an edge node, and watch its processors move to the cloud and home again
 	.venv/bin/dory-orchestrator demo
 
+# The tests of the real service mostly wait, so the others run beside them.
 test: setup ## Every test (embedded PostgreSQL included)
-	.venv/bin/pytest
+	@echo "==> tests/acceptance; all other tests run beside it and are told of afterwards"
+	@.venv/bin/pytest --ignore=tests/acceptance -p no:cacheprovider >.others.log 2>&1 & others=$$!; \
+	.venv/bin/pytest tests/acceptance; status=$$?; \
+	wait $$others || status=1; cat .others.log; rm -f .others.log; exit $$status
 
 unit: setup ## Fast tests: no database, no network, no waiting
 	.venv/bin/pytest tests/core tests/loops tests/api tests/test_logs.py -m 'not real' --timeout=2
