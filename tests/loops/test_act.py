@@ -7,9 +7,10 @@ from uuid import UUID
 import pytest
 from tests.contract.worlds import a_pod, delete
 from tests.doubles import MemoryStore
+from tests.loops.fleet_rig import Rig as FleetRig
 from tests.loops.fleet_rig import TrickyCluster, cloud, now
 
-from dory_orchestrator.core.model import APPLICATION_NODE_SELECTOR, Limits, PodSpec
+from dory_orchestrator.core.model import APPLICATION_NODE_SELECTOR, Limits, Pod, PodSpec
 from dory_orchestrator.core.plan import Choice, Create, Delete, Reason
 from dory_orchestrator.loops.act import Actor, Turn
 from dory_orchestrator.loops.observe import Observer
@@ -19,6 +20,7 @@ from dory_orchestrator.ports import (
     ClusterUnavailable,
     Lease,
     Refusal,
+    StoreBusy,
     StoreUnavailable,
 )
 
@@ -333,3 +335,42 @@ async def test_an_unexpected_error_comes_out():
             rig.cluster.on_create = fail
             rig.start(*await rig.granted(1))
             await asyncio.sleep(1e6)
+
+
+class Unprepared:
+    """States that cannot be laid out for a while, or ever."""
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+        self.asked_at: list[float] = []
+
+    async def prepare(self, lease: Lease, create: Create) -> float | None:
+        self.asked_at.append(now())
+        if len(self.asked_at) <= self.tries:
+            raise StoreBusy("the newest checkpoint changes all the time")
+        return None
+
+    async def capture(self, lease: Lease, pod: Pod, epoch: int) -> bool:
+        return True
+
+
+async def test_a_state_that_cannot_be_laid_out_is_tried_again_in_the_same_epoch():
+    states = Unprepared(tries=3)
+    rig = FleetRig(states=states)
+    rig.desire(0)
+    async with rig:
+        await rig.until(lambda: rig.running == 1)
+        assert rig.store.owners[UUID(int=0)].epoch == 1
+        assert len(rig.cluster.created) == 1
+        assert states.asked_at[-1] >= 1 + 2 + 4  # further and further apart
+
+
+async def test_one_whose_state_can_never_be_laid_out_is_no_storm():
+    states = Unprepared(tries=10**6)
+    rig = FleetRig(states=states)
+    rig.desire(0, 1)
+    async with rig:
+        await asyncio.sleep(600)
+        assert rig.cluster.created == []
+        assert len(states.asked_at) <= 2 * (600 / 30 + 10)
+        assert rig.store.owners[UUID(int=0)].epoch <= 600 / 30 + 2

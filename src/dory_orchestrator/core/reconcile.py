@@ -58,6 +58,8 @@ from dory_orchestrator.core.specify import (
 CRASH_LOOP = "CrashLoopBackOff"
 _SHOWN_NODES_MAX = 5
 _UNKNOWN_NODE = "unknown"
+_LEAVES = No(Reason.NODE_DEAD, "")
+"""It does not stay: there is nothing more to say of it here."""
 _EXPLAINED_BY_NODE = (Reason.RUNNING, Reason.STARTING, Reason.TERMINATING, Reason.MOVING)
 
 
@@ -316,7 +318,7 @@ class _Cycle:
             return
         left = owner if owner is not None else _left_pod(pods, move)
         no = None if left is None else self._leave_lost_node(wanted, own, left)
-        if left is not None and no is None and self._is_leaving(processor_id):
+        if no is _LEAVES:
             return
         if owner is None or owner.terminating:
             progress.moving += any(not self._is_lost(pod) for pod in pods)
@@ -375,7 +377,8 @@ class _Cycle:
         return verdict is None or verdict.is_well
 
     def _leave_lost_node(self, wanted: _Wanted, own: Ownership | None, pod: Pod) -> No | None:
-        """Whether it is on a node that is in trouble and stays there nevertheless, and why."""
+        """Whether it leaves a node that is in trouble, or why it stays there nevertheless; None
+        when its node is not in trouble."""
         if pod.node_name is None:
             return self._end_unplaced(wanted, own, pod)
         if pod.node_name not in self.troubled:
@@ -385,7 +388,7 @@ class _Cycle:
         if verdict is not None and _is_leaving_node(row) and self._is_lost(pod):
             # It was decommissioned and is dead: nothing of it ends gracefully any more.
             self.leaving.append(_Leaving(wanted, own, pod, pod.node_name, row, verdict))
-            return None
+            return _LEAVES
         if verdict is None or not verdict.is_suspect:
             return None
         return self._leave(wanted, own, pod, pod.node_name, row, verdict)
@@ -407,9 +410,6 @@ class _Cycle:
             self._delete(processor_id, pod, own, Reason.NODE_DEAD, f"{row.name} is dead")
         return no
 
-    def _is_leaving(self, processor_id: UUID) -> bool:
-        return bool(self.leaving) and self.leaving[-1].wanted.config.processor_id == processor_id
-
     def _row_of(self, processor_id: UUID, node_name: str | None) -> EdgeNodeRow | None:
         """The edge node of that name that the processor belongs to, else any of that name."""
         for links in (self.desired.links, self.desired.homes):
@@ -426,14 +426,14 @@ class _Cycle:
         node_name: str,
         row: EdgeNodeRow | None,
         verdict: NodeVerdict,
-    ) -> No | None:
+    ) -> No:
         no = may_leave(node_name, row, verdict, self.health.brake)
         if no is not None:
             return no
         if own is not None and self._must_wait(own):
             return No(Reason.BACK_OFF, _failed_times(own))
         self.leaving.append(_Leaving(wanted, own, pod, node_name, row, verdict))
-        return None
+        return _LEAVES
 
     def _is_cancelled(
         self, processor_id: UUID, own: Ownership | None, owner: Pod | None, move: Move | None
@@ -753,7 +753,7 @@ class _Cycle:
             self.leaving.append(_Leaving(wanted, own, None, row.name, row, verdict))
             return True
         # As long as it is not known to be dead, the pod is made there all the same.
-        return self._leave(wanted, own, None, row.name, row, verdict) is None
+        return self._leave(wanted, own, None, row.name, row, verdict) is _LEAVES
 
     def _must_wait(self, own: Ownership) -> bool:
         """Whether the next try is not due yet. Not for another configuration: it may be the

@@ -5,8 +5,8 @@ Source: platform facts 5.3 (labels), 5.4 (environment), 5.6 (template), 12 (clie
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -229,6 +229,15 @@ def specify(
         probes=runtime.probes,
         grace_seconds=runtime.grace_seconds,
     )
+
+
+def continuing(spec: PodSpec, previous: Sequence[str]) -> PodSpec:
+    """A pod that goes on from the state of another: the client library restores it whatever its
+    restart count says (platform facts 12.5). `previous` begins with the pod that it was of."""
+    said = {"DORY_IS_MIGRATING": "true"}
+    if previous:
+        said["DORY_MIGRATED_FROM"] = previous[0]
+    return replace(spec, environment={**spec.environment, **said})
 
 
 def tolerations_of(blueprint: Blueprint, *, is_edge: bool) -> tuple[Toleration, ...]:

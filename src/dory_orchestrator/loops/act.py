@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from dory_orchestrator.core.backoff import Backoff
 from dory_orchestrator.core.model import Limits, Pod, PodSpec
 from dory_orchestrator.core.plan import Create, Delete, Record
 from dory_orchestrator.core.reconcile import refused
+from dory_orchestrator.core.specify import continuing
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.metrics import Metrics
@@ -20,6 +21,7 @@ from dory_orchestrator.ports import (
     Event,
     FleetStore,
     Lease,
+    LeaseLost,
     Refusal,
     StoreError,
 )
@@ -47,6 +49,10 @@ class Turn:
 def _now() -> float:
     """Seconds on the event loop's clock."""
     return asyncio.get_running_loop().time()
+
+
+class _NotPrepared(Exception):
+    """The state could not be laid out: nothing was created, and it is tried again."""
 
 
 class States(Protocol):
@@ -179,10 +185,10 @@ class Actor:
                 # By the call before: a picture will tell.
                 return False
             return await self._refuse(lease, work, refusal, failures)
-        except (ClusterUnavailable, TimeoutError) as error:
+        except (ClusterUnavailable, TimeoutError, _NotPrepared) as error:
             self._count_error(work)
             _log.warning(
-                "the cluster did not answer",
+                "not done yet",
                 action=_name(work),
                 processor_id=str(work.processor_id),
                 error=str(error) or f"no answer within {_CALL_SECONDS:g} s",
@@ -210,14 +216,19 @@ class Actor:
         """Its state first: a pod that starts without it would begin anew, and save that."""
         if self._states is None:
             return create.spec
-        state_at = await self._states.prepare(lease, create)
-        if state_at is None:
-            return create.spec
-        await self._store.record_move_state(lease, create.processor_id, create.epoch, state_at)
-        said = {**create.spec.environment, "DORY_IS_MIGRATING": "true"}
-        if create.previous:
-            said["DORY_MIGRATED_FROM"] = create.previous[0]
-        return replace(create.spec, environment=said)
+        key, epoch = create.processor_id, create.epoch
+        try:
+            state_at = await self._states.prepare(lease, create)
+            if state_at is None:
+                return create.spec
+            await self._store.record_move_state(lease, key, epoch, state_at)
+        except LeaseLost:
+            raise
+        except StoreError as error:
+            # Not as when it was done and only not recorded: that is decided anew at once, and each
+            # time in a new epoch.
+            raise _NotPrepared(f"its state: {error}") from error
+        return continuing(create.spec, create.previous)
 
     async def _delete(self, lease: Lease, delete: Delete) -> None:
         async with asyncio.timeout(_CALL_SECONDS):

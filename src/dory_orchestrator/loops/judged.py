@@ -1,6 +1,6 @@
 """How nodes were judged: written when it changed, and told."""
 
-from collections.abc import Mapping
+from collections import Counter
 from uuid import UUID
 
 from dory_orchestrator.core.brake import BrakeVerdict
@@ -51,13 +51,9 @@ class Judged:
             _log.warning(event.kind, reason=event.reason, detail=event.detail, node=event.node_name)
 
     def _count(self, plan: Plan) -> None:
-        states: Mapping[NodeState, int] = dict.fromkeys(NodeState, 0)
-        counts = dict(states)
-        for key, verdict in plan.nodes.items():
-            if key.startswith("edge "):
-                counts[verdict.state] += 1
-        for state, count in counts.items():
-            self._metrics.edge_nodes.labels(state).set(count)
+        counts = Counter(v.state for key, v in plan.nodes.items() if key.startswith("edge "))
+        for state in NodeState:
+            self._metrics.edge_nodes.labels(state).set(counts[state])
         self._metrics.brake.set(bool(plan.brake is not None and plan.brake.engaged))
 
 
