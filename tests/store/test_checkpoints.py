@@ -9,6 +9,7 @@ from tests.contract.worlds import PostgresWorld, create
 from tests.store.test_control import lead, world
 
 from dory_orchestrator.core.checkpoint import sha256_of
+from dory_orchestrator.store.postgres import PostgresStore
 
 __all__ = ["world"]
 
@@ -69,3 +70,24 @@ async def test_many_at_once(world: PostgresWorld):
     ages = await lives[0].store.checkpoint_ages()
     assert len(ages) == 50
     assert all(isinstance(key, UUID) for key in ages)
+
+
+async def test_what_is_stored_of_processors_that_are_gone_goes_in_the_end(world: PostgresWorld):
+    assert isinstance(world.store, PostgresStore)
+    lease = await lead(world)
+    gone, ended, kept = [await place(world, lease) for _ in range(3)]
+    for life in (gone, ended, kept):
+        await life.begin()
+        await life.save(5)
+    await world.remove(gone.key)
+    await world.end(ended.key, "terminated")
+    await world.store.forget_checkpoints(60)
+    assert await gone.newest() is not None
+    await world.connection.execute(
+        "UPDATE orchestrator.checkpoints SET confirmed_at = now() - interval '61 seconds'"
+    )
+    await world.store.forget_checkpoints(60)
+    left = [life for life in (gone, ended, kept) if await life.newest() is not None]
+    assert left == [ended, kept]
+    known = await world.connection.fetch("SELECT processor_id FROM orchestrator.incarnations")
+    assert {row[0] for row in known} == {ended.key, kept.key}

@@ -45,7 +45,7 @@ _PROBES_MAX = 500
 _CAPTURES_MAX = 100
 """Pods whose state is asked for at once."""
 _PRUNE_SECONDS = 600.0
-_EVENTS_KEPT_SECONDS = 30 * 86_400.0
+_KEPT_SECONDS = 30 * 86_400.0
 
 
 class ControlProcess:
@@ -199,9 +199,10 @@ class ControlProcess:
         while True:
             await asyncio.sleep(_PRUNE_SECONDS)
             try:
-                await self.store.forget_events(_EVENTS_KEPT_SECONDS)
+                await self.store.forget_events(_KEPT_SECONDS)
+                await self.store.forget_checkpoints(_KEPT_SECONDS)
             except StoreError as error:
-                _log.debug("old events stay", error=str(error))
+                _log.debug("what is old stays", error=str(error))
 
     async def close(self) -> None:
         """Let go of everything; pods stay."""

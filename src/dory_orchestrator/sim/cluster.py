@@ -126,7 +126,6 @@ class Cluster:
         self.processes: dict[str, Process] = {}
         self.running: dict[UUID, list[Process]] = {}
         self.documents: dict[UUID, Document] = {}
-        self.saved_by: dict[UUID, Process] = {}
         self.last_counts: dict[str, tuple[float, float]] = {}
         """Of processes that ended, by uid: when, and what they had counted."""
         self.created = 0
@@ -401,7 +400,6 @@ class Cluster:
         self.documents[process.processor_id] = Document(
             payload, sha256_of(payload), process.name, self.ground.cluster_now
         )
-        self.saved_by[process.processor_id] = process
 
     def _end(self, process: Process) -> None:
         now = self.ground.now

@@ -73,7 +73,6 @@ class Outcome:
     moves: list[Moved]
     simulated_seconds: float
     cycles: int
-    largest_unstated_loss_seconds: float
 
     @property
     def is_kept(self) -> bool:
@@ -100,7 +99,6 @@ class Simulation:
     """When the trouble began for which a pod was left, by its uid."""
     beats_lost_share: float = 0.0
     is_over: bool = False
-    worst: float = 0.0
 
     def __post_init__(self) -> None:
         setup = self.setup
@@ -295,8 +293,6 @@ class Simulation:
         loss = old.count_at(ended_at) - new.count - _LOSS_TOLERATED_SECONDS
         over = loss - end.rpo_seconds
         lost_at = max(self.disturbed_at, self.lost_at.get(key, -1e9))
-        if over > 0:
-            self.worst = max(self.worst, over)
         is_strict = Defect.LOSS_UNDERSTATED in self.setup.defects
         lived_on = moved.lived_on and moved.kind is MoveKind.FAILOVER
         if is_strict or (lost_at < ended_at - 5 * BEAT_SECONDS and not lived_on):
@@ -332,7 +328,6 @@ class Simulation:
             self.database.ended,
             self.ground.now,
             sum(one.computed for one in self.orchestrators),
-            self.worst,
         )
 
     def _end_faults(self) -> None:

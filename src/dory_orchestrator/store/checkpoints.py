@@ -200,6 +200,17 @@ class CheckpointStatements:
 
         return await self._others.run("last_incarnation", work, timeout_seconds=_READ_SECONDS)
 
+    async def forget_checkpoints(self: _Led, older_than_seconds: float) -> None:
+        """Delete what is stored of processors whose rows are gone, if it was not seen for so
+        long. Raises StoreUnavailable.
+        """
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(_QUERIES["forget_orphaned_checkpoints"], older_than_seconds)
+            await connection.execute(_QUERIES["forget_orphaned_incarnations"])
+
+        await self._others.run("forget_checkpoints", work, timeout_seconds=_READ_SECONDS)
+
     async def checkpoint_ages(self: _Led) -> dict[UUID, float]:
         """See CheckpointStore."""
 

@@ -117,3 +117,20 @@ SELECT DISTINCT ON (processor_id) processor_id,
     GREATEST(extract(epoch FROM clock_timestamp() - confirmed_at)::float8, 0) AS age_seconds
 FROM orchestrator.checkpoints
 ORDER BY processor_id, epoch DESC, incarnation DESC
+
+-- forget_orphaned_checkpoints --
+-- $1 seconds. Of processors whose rows are gone; some at a time.
+DELETE FROM orchestrator.checkpoints
+WHERE (processor_id, epoch, incarnation) IN (
+    SELECT c.processor_id, c.epoch, c.incarnation FROM orchestrator.checkpoints c
+    WHERE c.confirmed_at < now() - make_interval(secs => $1)
+        AND NOT EXISTS (SELECT FROM processors p WHERE p.id = c.processor_id)
+    LIMIT 5000
+)
+
+-- forget_orphaned_incarnations --
+DELETE FROM orchestrator.incarnations i
+WHERE NOT EXISTS (SELECT FROM processors p WHERE p.id = i.processor_id)
+    AND NOT EXISTS (
+        SELECT FROM orchestrator.checkpoints c WHERE c.processor_id = i.processor_id
+    )

@@ -258,8 +258,6 @@ class ControlStore:
         async def work(connection: Connection) -> None:
             await connection.execute(QUERIES["forget_events"], older_than_seconds)
             await connection.execute(QUERIES["forget_moves"], older_than_seconds)
-            await connection.execute(QUERIES["forget_checkpoints"], older_than_seconds)
-            await connection.execute(QUERIES["forget_incarnations"])
 
         await self._others.run("forget_events", work, timeout_seconds=_WRITE_SECONDS)
 

@@ -480,19 +480,6 @@ WHERE processor_id = ANY ($1::uuid[]) AND ended_at IS NULL
 -- forget_moves --
 DELETE FROM orchestrator.moves WHERE ended_at < now() - make_interval(secs => $1)
 
--- forget_checkpoints --
--- Of processors whose rows are gone for good.
-DELETE FROM orchestrator.checkpoints c
-WHERE c.confirmed_at < now() - make_interval(secs => $1)
-    AND NOT EXISTS (SELECT FROM processors p WHERE p.id = c.processor_id)
-
--- forget_incarnations --
-DELETE FROM orchestrator.incarnations i
-WHERE NOT EXISTS (SELECT FROM processors p WHERE p.id = i.processor_id)
-    AND NOT EXISTS (
-        SELECT FROM orchestrator.checkpoints c WHERE c.processor_id = i.processor_id
-    )
-
 -- record_node_health --
 INSERT INTO orchestrator.node_health AS h (
     key, name, edge_node_id, state, reason, detail, since, suspect_since, well_since,
