@@ -17,15 +17,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
+from benchmarks import command
+from dory_orchestrator.cluster.local.states import state_file
 from dory_orchestrator.core.model import Limits
+from dory_orchestrator.store.embedded import EmbeddedPostgres
 
 _SIZES = (1, 10, 100)
 _REACTION_SECONDS_MAX = 2.0
@@ -93,6 +98,10 @@ def main() -> int:
     arguments = parser.parse_args()
     if min(arguments.sizes) < 1:
         parser.error("--sizes: at least 1")
+    return command.run(lambda: _bench(arguments.sizes), FailoverError, OSError, SubprocessError)
+
+
+def _bench(sizes: Sequence[int]) -> int:
     print(
         f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}; default"
         " thresholds; all processes of the fleet are on this machine, too\n"
@@ -102,12 +111,8 @@ def main() -> int:
     head = ("processors", "suspect", "dead", "first grant", "last grant", "all over")
     print(row(*head, "RTO p50, max", "RPO p50, max"), flush=True)
     failed = False
-    for size in arguments.sizes:
-        try:
-            one = measure(size)
-        except (FailoverError, TimeoutError, OSError, subprocess.SubprocessError) as error:
-            print(f"the benchmark failed: {error or type(error).__name__}", file=sys.stderr)
-            return 1
+    for size in sizes:
+        one = measure(size)
         numbers = (one.suspect, one.dead, one.first_grant, one.last_grant, one.last_end)
         said = [f"{number:.2f}" for number in numbers]
         print(row(size, *said, _middle_and_most(one.rto), _middle_and_most(one.rpo)), flush=True)
@@ -131,16 +136,22 @@ def measure(size: int) -> Measured:
         fleet = folder / "fleet.yaml"
         fleet.write_text(_FLEET.format(size=size))
         data_dir = folder / "data"
-        with _dev(data_dir, fleet) as url:
-            return asyncio.run(_measure(size, url, data_dir))
+        keys: list[UUID] = []
+        try:
+            with _dev(data_dir, fleet) as url:
+                return asyncio.run(_measure(size, url, data_dir, keys))
+        finally:
+            # The client library keeps them in one folder for the whole machine.
+            for key in keys:
+                state_file(key).unlink(missing_ok=True)
 
 
 @contextmanager
 def _dev(data_dir: Path, fleet: Path) -> Iterator[str]:
     log = data_dir.parent / "log"
-    command = [*_command(), "dev", "--data-dir", str(data_dir), "--fleet", str(fleet)]
+    call = [*_command(), "dev", "--data-dir", str(data_dir), "--fleet", str(fleet)]
     with log.open("wb") as output:
-        process = subprocess.Popen([*command, "--port", "0"], stdout=output, stderr=output)
+        process = subprocess.Popen([*call, "--port", "0"], stdout=output, stderr=output)
     try:
         endpoints = data_dir / "endpoints.json"
         deadline = time.monotonic() + _UP_SECONDS
@@ -152,15 +163,18 @@ def _dev(data_dir: Path, fleet: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(_STOP_SECONDS)
+        EmbeddedPostgres(data_dir).destroy()
 
 
 def _command() -> list[str]:
     return [sys.executable, "-m", "dory_orchestrator.cli"]
 
 
-async def _measure(size: int, url: str, data_dir: Path) -> Measured:
+async def _measure(size: int, url: str, data_dir: Path, keys: list[UUID]) -> Measured:
+    """`keys` takes the processors' ids."""
     connection: Any = await asyncpg.connect(url, timeout=10.0, command_timeout=10.0)
     try:
+        keys += [row[0] for row in await connection.fetch("SELECT id FROM processors")]
         await _until(connection, _READY, size, _UP_SECONDS, "all are ready")
         await _until(connection, _KEPT, size, _UP_SECONDS, "all have a checkpoint")
         # Into the life of the fleet: beats, captures and polls are all under way.

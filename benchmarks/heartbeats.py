@@ -13,20 +13,17 @@ import asyncio
 import os
 import platform
 import secrets
-import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks import fleet, load, servers
+from benchmarks import command, fleet, load, servers
 from benchmarks.compare import BATCH_SIZE, Compared, Variant, started
 from dory_orchestrator.ports import StoreError
-from dory_orchestrator.store.embedded import EmbeddedPostgres
 from dory_orchestrator.store.migrate import upgrade
 
 _NO_DATABASE_MIN = 0.6
@@ -69,16 +66,7 @@ def main() -> int:
     if not load.is_there():
         print("wrk is needed: apt-get install wrk", file=sys.stderr)
         return 2
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    try:
-        return _bench(arguments)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (load.LoadError, servers.ServerError, StoreError, TimeoutError) as error:
-        print(f"the benchmark failed: {error or type(error).__name__}", file=sys.stderr)
-        return 1
+    return command.run(lambda: _bench(arguments), load.LoadError, servers.ServerError, StoreError)
 
 
 def _arguments() -> argparse.Namespace:
@@ -96,17 +84,10 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    """Once only: what follows is cleaning up, which is bounded and must not be cut short."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def _bench(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="dory-bench-") as name:
         folder = Path(name)
-        with _postgres(folder / "data") as url:
+        with command.postgres(folder / "data") as url:
             _, version = asyncio.run(fleet.describe(url))
             _print_machine(arguments, version)
             finding = _find(folder, url, arguments)
@@ -121,16 +102,6 @@ def _bench(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"FAILED: {problem}", file=sys.stderr)
     return 1 if problems else 0
-
-
-@contextmanager
-def _postgres(data_dir: Path) -> Iterator[str]:
-    """A server of our own; its data are deleted in the end."""
-    postgres = EmbeddedPostgres(data_dir)
-    try:
-        yield postgres.start()
-    finally:
-        postgres.destroy()
 
 
 def _find(folder: Path, url: str, arguments: argparse.Namespace) -> Finding:

@@ -13,25 +13,22 @@ import asyncio
 import os
 import platform
 import secrets
-import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-from benchmarks import beats, beside, computing, cycles, servers, standin, world
+from benchmarks import beats, beside, command, computing, cycles, servers, standin, world
 from benchmarks.beats import percentile
 from dory_orchestrator import logs
 from dory_orchestrator.app.control_process import collect_garbage_rarely
 from dory_orchestrator.ports import StoreError
-from dory_orchestrator.store.embedded import EmbeddedPostgres
 from dory_orchestrator.store.migrate import upgrade
 
 _SIZES = (1_000, 10_000, 100_000)
@@ -78,18 +75,11 @@ class Verdict:
 def main() -> int:
     """Measure, print, judge."""
     arguments = _arguments()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     logs.configure("error", "text")
     collect_garbage_rarely()
-    try:
-        return _bench(arguments)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (beside.BesideError, servers.ServerError, StoreError, TimeoutError) as error:
-        print(f"the benchmark failed: {error or type(error).__name__}", file=sys.stderr)
-        return 1
+    return command.run(
+        lambda: _bench(arguments), beside.BesideError, servers.ServerError, StoreError
+    )
 
 
 def _arguments() -> argparse.Namespace:
@@ -113,13 +103,6 @@ def _arguments() -> argparse.Namespace:
     if arguments.processors < max(1_000, arguments.connections):
         parser.error("--processors: at least 1000, and one for each connection")
     return arguments
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    """Once only: what follows is cleaning up, which is bounded and must not be cut short."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -170,23 +153,13 @@ def _compute(verdict: Verdict) -> None:
 def _live(arguments: argparse.Namespace, verdict: Verdict) -> None:
     with tempfile.TemporaryDirectory(prefix="dory-bench-") as name:
         folder = Path(name)
-        with _postgres(folder / "data") as url:
+        with command.postgres(folder / "data") as url:
             described = world.make_world(arguments.processors)
             upgrade(url)
             asyncio.run(_seed(url, described))
             standin.write_books(folder, described.nodes.values())
             _cycles(arguments, folder, url, verdict)
             _heartbeats(arguments, folder, url, described, verdict)
-
-
-@contextmanager
-def _postgres(data_dir: Path) -> Iterator[str]:
-    """A server of our own; its data are deleted in the end."""
-    postgres = EmbeddedPostgres(data_dir)
-    try:
-        yield postgres.start()
-    finally:
-        postgres.destroy()
 
 
 async def _seed(url: str, described: world.World) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ import aiohttp
 import psutil
 
 from dory_orchestrator.cluster.local.client import LocalCluster
+from dory_orchestrator.cluster.local.states import state_file
 from dory_orchestrator.store.embedded import EmbeddedPostgres
 
 COMMAND = [sys.executable, "-m", "dory_orchestrator.cli"]
@@ -227,6 +229,18 @@ def clear(data_dir: Path) -> None:
             stop = LocalCluster(data_dir).stop
             executor.submit(lambda: asyncio.run(stop(immediate=True))).result()
     EmbeddedPostgres(data_dir).destroy()
+    _forget_states(data_dir)
+
+
+def _forget_states(data_dir: Path) -> None:
+    """What the client library saved of its pods: it lies in one folder for the whole machine.
+    A pod's name holds both ends of its processor's id."""
+    for folder in (data_dir / "local" / "pods").glob("*"):
+        name = re.search(r"-([0-9a-f]{8})-([0-9a-f]{12})-\d+\.", folder.name)
+        if name is not None:
+            anywhere = state_file(UUID(int=0))
+            for state in anywhere.parent.glob(f"dory-state-{name[1]}-*-{name[2]}.json"):
+                state.unlink(missing_ok=True)
 
 
 async def add_edge_processor(connection: Any) -> UUID:
