@@ -198,6 +198,11 @@ class Metrics:
             "Pods that call themselves ours and belong to another fleet.",
             registry=r,
         )
+        self.stopped_rollouts = Gauge(
+            "dory_stopped_rollouts",
+            "Templates whose rollout stopped, as what was replaced did not become ready.",
+            registry=r,
+        )
         self.guard_held = Gauge(
             "dory_deletion_guard_held_pods", "Pods that the deletion guard keeps.", registry=r
         )

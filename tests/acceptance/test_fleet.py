@@ -268,6 +268,8 @@ async def test_a_new_version_rolls_through_step_by_step_with_its_state(data_dir,
             )
 
         await eventually(stopped, 60)
+        (event,) = await fleet.events(kind="rollout")
+        assert event["reason"] == "rollout_stopped"
         rows = await fleet.rows()
         assert sum(row["state"] == "running" for row in rows.values()) == 1
 

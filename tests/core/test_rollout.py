@@ -315,9 +315,10 @@ def test_a_bad_version_stops_says_so_and_the_cure_reaches_all(count):
     assert len(old) >= count - max(2, count // 10)
     assert all(world.pods[uid].ready for uid in old)
     assert Reason.ROLLOUT_STOPPED in {found.reason for found in plan.findings.values()}
+    assert set(plan.stopped_rollouts) == {"camera"}
 
     change(world, V3)
-    world.settle()
+    assert not world.settle().stopped_rollouts
     assert {world.specs[uid].image for uid in world.pods} == {V3.image_uri}
     assert all(pod.ready for pod in world.pods.values())
 

@@ -273,6 +273,27 @@ async def test_a_guard_that_never_held_is_not_told_of(rig):
     assert rig.told() == []
 
 
+# Rollouts
+
+
+async def test_a_rollout_that_stops_is_told_once_for_its_template(rig):
+    waits = Finding(Reason.ROLLOUT_STOPPED, "camera: stopped")
+    stopped = {"stopped_rollouts": {"camera": "stopped: the last 2 did not become ready"}}
+    with capture_logs() as logs:
+        for _ in range(3):
+            await rig.show({ONE: waits, TWO: waits}, **stopped)
+    assert rig.told() == [("rollout", "rollout_stopped")]
+    assert rig.store.events[0].detail.startswith("camera: stopped")
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
+        "a rollout has stopped: activate a version that becomes ready"
+    ]
+    assert rig.value("dory_stopped_rollouts") == 1
+    await rig.show({ONE: RUNNING, TWO: RUNNING})
+    assert rig.value("dory_stopped_rollouts") == 0
+    await rig.show({ONE: waits, TWO: waits}, **stopped)
+    assert rig.told().count(("rollout", "rollout_stopped")) == 2
+
+
 # Metrics
 
 

@@ -345,6 +345,7 @@ class Plan:
 
     `strangers` are pods that call themselves ours but belong to another fleet, or to none.
     `desired_counts` are the guard's counts of this moment. `nodes` are by `node_key`.
+    `stopped_rollouts` say of each template whose rollout stopped why.
     """
 
     creates: tuple[Create, ...] = ()
@@ -358,6 +359,7 @@ class Plan:
     strangers: tuple[Pod, ...] = ()
     guard: GuardVerdict = GuardVerdict()
     nodes: Mapping[str, NodeVerdict] = field(default_factory=dict)
+    stopped_rollouts: Mapping[str, str] = field(default_factory=dict)
     brake: BrakeVerdict | None = None
     desired_counts: Mapping[str, int] = field(default_factory=dict)
     node_loads: Mapping[str, NodeLoad] = field(default_factory=dict)

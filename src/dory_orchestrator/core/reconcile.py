@@ -87,6 +87,7 @@ def compute(snapshot: Snapshot, limits: Limits) -> Plan:
         strangers=tuple(sorted(cycle.strangers, key=lambda pod: pod.uid)),
         guard=verdict,
         nodes=cycle.health.verdicts(),
+        stopped_rollouts=cycle.stopped_rollouts,
         brake=cycle.health.brake,
         desired_counts=cycle.desired_counts,
         node_loads={
@@ -214,6 +215,7 @@ class _Cycle:
         self.ends: list[EndMove | CancelMove] = []
         self.leaving: list[_Leaving] = []
         self.away: list[_Away] = []
+        self.stopped_rollouts: dict[str, str] = {}
         self.on_the_way = 0
         self.records: list[Record] = []
         self.findings: dict[UUID, Finding] = {}
@@ -873,6 +875,8 @@ class _Cycle:
             if not progress.outdated:
                 continue
             step = next_step(progress, self.limits)
+            if step.reason is Reason.ROLLOUT_STOPPED:
+                self.stopped_rollouts[slug] = step.detail
             for processor_id, pod in step.replaced:
                 self._replace(processor_id, pod, f"{slug}: {step.detail}")
             for processor_id, pod in step.waiting:

@@ -23,7 +23,11 @@ from dory_orchestrator.ports import Event, FleetStore, Lease, NodeSummary
 
 _log = get_logger(__name__)
 _TOLD_STATES = (State.ERROR, State.HELD)
-_READY, _STRANGER = "ready", "stranger"
+_READY, _STRANGER, _ROLLOUT = "ready", "stranger", "rollout"
+_SAID = {
+    _STRANGER: "a stranger's pod: it is not touched",
+    _ROLLOUT: "a rollout has stopped: activate a version that becomes ready",
+}
 _NO_LOAD = NodeLoad(0, 0.0)
 _NO_FINDING = Finding(Reason.ACTING, "")
 _NO_NODE = NodeSummary("", "other", False, None, False, 0, 0, 0, 0, -1, 0.0)
@@ -43,6 +47,7 @@ class Display:
         self._guard: GuardVerdict | None = None
         self._held: Mapping[str, tuple[int, int]] = {}
         self._strangers: set[str] = set()
+        self._stopped: set[str] = set()
 
     async def show(self, lease: Lease, plan: Plan, observed: Observation, desired: Desired) -> None:
         """Write what changed. Raises StoreError; what was not written is written next time."""
@@ -90,18 +95,21 @@ class Display:
     # Events
 
     async def _tell(self, lease: Lease, plan: Plan) -> None:
-        events = [*self._events(plan.findings), *self._stranger_events(plan)]
+        events = [
+            *self._events(plan.findings),
+            *self._stranger_events(plan),
+            *self._rollout_events(plan),
+        ]
         if events:
             await self._store.record_events(lease, events)
         # Only now: what could not be written is told next time.
         self._reasons = {key: str(finding.reason) for key, finding in plan.findings.items()}
         self._strangers = {pod.uid for pod in plan.strangers}
+        self._stopped = set(plan.stopped_rollouts)
         for event in events:
             if event.kind != _READY:
                 _log.warning(
-                    "a stranger's pod: it is not touched"
-                    if event.kind == _STRANGER
-                    else f"processor {event.kind}",
+                    _SAID.get(event.kind, f"processor {event.kind}"),
                     processor_id=str(event.processor_id),
                     pod=event.pod_name,
                     reason=event.reason,
@@ -123,6 +131,12 @@ class Display:
                 whose = f"fleet {pod.fleet_id}" if pod.fleet_id else "no fleet"
                 detail = f"pod {pod.namespace}/{pod.name} calls itself ours and is of {whose}"
                 yield Event.of_pod(_STRANGER, Reason.FOREIGN_FLEET, detail, pod.processor_id, pod)
+
+    def _rollout_events(self, plan: Plan) -> Iterator[Event]:
+        """One for each template: of its processors there may be thousands."""
+        for slug, detail in plan.stopped_rollouts.items():
+            if slug not in self._stopped:
+                yield Event(_ROLLOUT, Reason.ROLLOUT_STOPPED, f"{slug}: {detail}")
 
     # Processors
 
@@ -153,6 +167,7 @@ class Display:
         for status in ("running", "pending", "terminating"):
             self._metrics.pods.labels(status).set(pods[status])
         self._metrics.foreign_pods.set(len(plan.strangers))
+        self._metrics.stopped_rollouts.set(len(plan.stopped_rollouts))
         self._metrics.nodes.set(len(observed.nodes))
         self._metrics.node_utilisation.clear()
         for name, node in observed.nodes.items():
