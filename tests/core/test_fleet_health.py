@@ -104,3 +104,18 @@ def test_what_was_dead_stays_so_when_its_pods_have_been_moved_away():
     verdict = fleet_health.judge(snapshot, {}, LIMITS).edge_nodes[row.id]
     assert (verdict.state, verdict.is_dead) == (NodeState.OFFLINE, True)
     assert verdict.record.falls == (START,)
+
+
+def test_a_clock_that_was_set_back_adds_no_falls_to_a_dead_node():
+    """Its trouble began later than now: each cycle would count it as fallen once more."""
+    row = an_edge_row("edge-1", last_heartbeat_at=START - 94)
+    node = an_edge_node("edge-1", ready=False, ready_changed_at=START - 2)
+    record = NodeRecord(
+        NodeState.OFFLINE, NodeReason.DEAD_NOT_READY, START, START + 60, None, START, (START - 9,)
+    )
+    for _ in range(3):
+        snapshot = a_snapshot([PROCESSOR], [], nodes=[node], edge_nodes=[row])
+        records = {f"edge {row.id}": record}
+        snapshot = replace(snapshot, desired=replace(snapshot.desired, node_records=records))
+        record = fleet_health.judge(snapshot, {}, LIMITS).edge_nodes[row.id].record
+    assert (record.state, record.falls) == (NodeState.OFFLINE, (START - 9,))

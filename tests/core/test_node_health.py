@@ -652,6 +652,9 @@ some_facts = st.builds(
 )
 
 
+DEAD = {NodeReason.DEAD_MISSING, NodeReason.DEAD_NOT_READY, NodeReason.DEAD_SILENT}
+
+
 @given(some_facts, moments, some_gaps)
 def test_a_dead_node_has_evidence(known, now, gaps):
     if not judged(known, now, gaps).is_dead:
@@ -659,6 +662,11 @@ def test_a_dead_node_has_evidence(known, now, gaps):
     assert known.status != "decommissioned"
     assert not any(gap.began_at <= now <= gap.ended_at for gap in gaps)
     assert known.record is not None
+    if known.record.state is NodeState.OFFLINE and known.record.reason in DEAD:
+        # The evidence was there when it died. It stays dead while it is in trouble.
+        alive = replace(known.record, state=NodeState.ONLINE, reason=NodeReason.WELL)
+        assert judged(replace(known, record=alive), now, gaps).is_suspect
+        return
     heard = [at for at in (known.last_heartbeat_at, known.beating_since) if at is not None]
     silence = heard_seconds(max(heard, default=-math.inf), now, gaps)
     if known.node is not None and known.node.ready:

@@ -385,11 +385,12 @@ def _troubled(
     if found.death is not None:
         # Dead is dead until it is well: other evidence, as when its pods have been moved away,
         # does not begin another grace.
-        is_dead_already = facts.record is not None and facts.record.state is NodeState.OFFLINE
+        is_dead_already = facts.record is not None and _is_dead(facts.record)
         wake_at = None if is_dead_already else _later(dead_at, now)
         if now >= dead_at or is_dead_already:
             state, reason = NodeState.OFFLINE, found.death
-            falls = _with_fall(falls, suspect_since, now)
+            if not is_dead_already:
+                falls = _with_fall(falls, suspect_since, now)
     last_well_at = _last_well_at(facts, found, suspect_since, now)
     return NodeVerdict(
         state,
@@ -491,6 +492,10 @@ def _since(record: NodeRecord | None, state: NodeState, reason: NodeReason, now:
     if record is not None and (record.state, record.reason) == (state, reason):
         return record.since
     return now
+
+
+def _is_dead(record: NodeRecord) -> bool:
+    return record.state is NodeState.OFFLINE and record.reason in _DEAD
 
 
 def _finite(at: float | None) -> float | None:
