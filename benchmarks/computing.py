@@ -8,6 +8,7 @@ from uuid import UUID
 
 from benchmarks.standin import running
 from benchmarks.world import World, make_world
+from dory_orchestrator.core.cycle import CRASH_LOOP
 from dory_orchestrator.core.model import (
     Desired,
     Limits,
@@ -18,7 +19,7 @@ from dory_orchestrator.core.model import (
     ProcessorConfig,
     Snapshot,
 )
-from dory_orchestrator.core.reconcile import CRASH_LOOP, compute
+from dory_orchestrator.core.reconcile import compute
 from dory_orchestrator.core.specify import HASH_SCHEME, Blueprints, specify
 
 _NOW = 1_800_000_000.0

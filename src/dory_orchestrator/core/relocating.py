@@ -1,0 +1,460 @@
+"""Away from nodes that are dead or leave, and home again (design, section 8)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from dory_orchestrator.core import fleet_health
+from dory_orchestrator.core.cycle import Wanted, failed_times, has_failed
+from dory_orchestrator.core.model import (
+    APPLICATION_NODE_SELECTOR,
+    EDGE_NODE_SELECTOR,
+    EdgeNodeRow,
+    Limits,
+    Move,
+    MoveKind,
+    Ownership,
+    Pod,
+    Snapshot,
+)
+from dory_orchestrator.core.moving import Home, No, may_go_home, may_leave, measure
+from dory_orchestrator.core.node_health import NodeVerdict
+from dory_orchestrator.core.placing import Place, Placing
+from dory_orchestrator.core.plan import CancelMove, EndMove, Finding, MoveStart, Reason
+from dory_orchestrator.core.specify import EDGE
+
+LEAVES = No(Reason.NODE_DEAD, "")
+"""It does not stay: there is nothing more to say of it here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A processor that may be moved away from a dead node. `pod` is what it leaves there, if
+    anything; `row` the edge node, None for an application node."""
+
+    wanted: Wanted
+    own: Ownership | None
+    pod: Pod | None
+    node_name: str
+    row: EdgeNodeRow | None
+    verdict: NodeVerdict
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A processor that lives elsewhere and could go home."""
+
+    wanted: Wanted
+    own: Ownership
+    pod: Pod
+    home_id: UUID
+
+
+class Relocating(Placing):
+    """Moves processors; how far a move is, is read off the pods.
+
+    `on_the_way` are those that hold a slot: a move without a place holds none.
+    """
+
+    def __init__(self, snapshot: Snapshot, limits: Limits) -> None:
+        super().__init__(snapshot, limits)
+        self.ends: list[EndMove | CancelMove] = []
+        self.leaving: list[Leaving] = []
+        self.away: list[Away] = []
+        self.on_the_way = 0
+        mine = (pod for pods in self.ours.values() for pod in pods)
+        self.health = fleet_health.judge(snapshot, fleet_health.pods_of_node(mine), limits)
+        if self.health.wake_at is not None:
+            self._wake(self.health.wake_at)
+        rows = sorted(self.desired.edge_nodes.values(), key=lambda row: row.id.int)
+        self.rows_by_name = {row.name: row for row in rows}
+        # Of most nodes there is nothing to ask: asked for each pod, it would cost the most.
+        self.troubled = {
+            row.name
+            for row in rows
+            if is_leaving_node(row) or self.health.edge_nodes[row.id].is_suspect
+        } | {name for name, one in self.health.application_nodes.items() if one.is_suspect}
+
+    def _verdict(self, node_name: str | None, row: EdgeNodeRow | None) -> NodeVerdict | None:
+        """Of a node: that of its row, if it has one."""
+        row = row or self.rows_by_name.get(node_name or "")
+        if row is not None:
+            return self.health.edge_nodes[row.id]
+        return self.health.application_nodes.get(node_name or "")
+
+    def _is_well(self, node_name: str | None) -> bool:
+        node = self.snapshot.observed.nodes.get(node_name or "")
+        if node is None or not node.ready:
+            return False
+        verdict = self._verdict(node_name, None)
+        return verdict is None or verdict.is_well
+
+    def _leave_lost_node(self, wanted: Wanted, own: Ownership | None, pod: Pod) -> No | None:
+        """Whether it leaves a node that is in trouble, or why it stays there nevertheless; None
+        when its node is not in trouble."""
+        if pod.node_name is None:
+            return self._end_unplaced(wanted, own, pod)
+        if pod.node_name not in self.troubled:
+            return None
+        row = self._row_of(wanted.config.processor_id, pod.node_name)
+        verdict = self._verdict(pod.node_name, row)
+        if verdict is not None and is_leaving_node(row) and self._is_lost(pod):
+            # It was decommissioned and is dead: nothing of it ends gracefully any more.
+            self.leaving.append(Leaving(wanted, own, pod, pod.node_name, row, verdict))
+            return LEAVES
+        if verdict is None or not verdict.is_suspect:
+            return None
+        return self._leave(wanted, own, pod, pod.node_name, row, verdict)
+
+    def _end_unplaced(self, wanted: Wanted, own: Ownership | None, pod: Pod) -> No | None:
+        """A pod that waits for its dead edge node has nothing to be saved, and must not begin
+        when that comes back: it goes first, and its processor moves when it is gone. One that
+        is bound to no node is given another by the cluster.
+        """
+        processor_id = wanted.config.processor_id
+        row = self.desired.edge_nodes.get(self.desired.links.get(processor_id, processor_id))
+        if row is None or wanted.config.node_type != EDGE or pod.terminating:
+            return None
+        verdict = self.health.edge_nodes[row.id]
+        if not verdict.is_suspect:
+            return None
+        no = may_leave(row.name, row, verdict, self.health.brake)
+        if no is None:
+            self._delete(processor_id, pod, own, Reason.NODE_DEAD, f"{row.name} is dead")
+        return no
+
+    def _row_of(self, processor_id: UUID, node_name: str | None) -> EdgeNodeRow | None:
+        """The edge node of that name that the processor belongs to, else any of that name."""
+        for links in (self.desired.links, self.desired.homes):
+            row = self.desired.edge_nodes.get(links.get(processor_id, processor_id))
+            if row is not None and row.name == node_name:
+                return row
+        return self.rows_by_name.get(node_name or "")
+
+    def _leave(
+        self,
+        wanted: Wanted,
+        own: Ownership | None,
+        pod: Pod | None,
+        node_name: str,
+        row: EdgeNodeRow | None,
+        verdict: NodeVerdict,
+    ) -> No:
+        no = may_leave(node_name, row, verdict, self.health.brake)
+        if no is not None:
+            return no
+        if own is not None and self._must_wait(own):
+            return No(Reason.BACK_OFF, failed_times(own))
+        self.leaving.append(Leaving(wanted, own, pod, node_name, row, verdict))
+        return LEAVES
+
+    def _misses_home(self, wanted: Wanted, own: Ownership | None) -> bool:
+        """Whether it has no pod, and the edge node that its pod should be on is in trouble.
+
+        On its way home nothing of it runs any more: it then goes back to the cloud at once. Else
+        it waits until its node is well or dead.
+        """
+        processor_id = wanted.config.processor_id
+        row = self.desired.edge_nodes.get(self.desired.links.get(processor_id, processor_id))
+        if row is None or wanted.config.node_type != EDGE:
+            return False
+        verdict, move = self.health.edge_nodes[row.id], self.desired.moves.get(processor_id)
+        if not verdict.is_suspect:
+            return False
+        is_on_its_way = move is not None and move.kind is MoveKind.FAILBACK
+        if is_on_its_way and not self.health.brake.engaged:
+            self.leaving.append(Leaving(wanted, own, None, row.name, row, verdict))
+            return True
+        # As long as it is not known to be dead, the pod is made there all the same.
+        return self._leave(wanted, own, None, row.name, row, verdict) is LEAVES
+
+    def _is_cancelled(
+        self, processor_id: UUID, own: Ownership | None, owner: Pod | None, move: Move | None
+    ) -> bool:
+        """Let the pod that was left own again, if its node is back before the replacement has
+        a place."""
+        if move is None:
+            return False
+        old = left_pod(self.ours.get(processor_id, ()), move)
+        if old is None or own is None or old is owner or old.terminating or has_failed(old):
+            return False
+        has_place = owner is not None and owner.node_name is not None
+        if has_place or not self._is_well(old.node_name):
+            return False
+        detail = f"{old.node_name} is back before the replacement has a place"
+        self._cancel(processor_id, own, old, move, Reason.HOME_CAME_BACK, detail)
+        return True
+
+    def _cancel(
+        self,
+        processor_id: UUID,
+        own: Ownership,
+        pod: Pod,
+        move: Move,
+        reason: Reason,
+        detail: str,
+    ) -> None:
+        self.ends.append(
+            CancelMove(
+                processor_id,
+                own.epoch,
+                own.epoch + 1,
+                pod,
+                reason,
+                detail,
+                move.kind,
+                move.edge_node_id,
+            )
+        )
+        self.findings[processor_id] = Finding(reason, detail, pod)
+
+    def move_away(self) -> None:
+        """Grant moves to those that may leave: the most important first, then who is down for
+        longest, so many at once."""
+        self.leaving.sort(
+            key=lambda one: (
+                -one.wanted.blueprint.runtime.priority,
+                one.verdict.last_alive_at or 0.0,
+                one.wanted.config.processor_id.int,
+            )
+        )
+        for one in self.leaving:
+            if self.on_the_way >= self.limits.moves_max:
+                detail = f"{self.limits.moves_max} are on their way from dead nodes"
+                self.findings[one.wanted.config.processor_id] = Finding(
+                    Reason.MOVE_LIMIT, detail, one.pod
+                )
+            else:
+                self._move_away(one)
+
+    def _move_away(self, one: Leaving) -> None:
+        """To the target of its edge node, if that is well and has room; else to the cloud."""
+        config = one.wanted.config
+        old = one.pod
+        start = MoveStart(
+            kind=MoveKind.FAILOVER,
+            from_node=one.node_name,
+            old_uid=None if old is None else old.uid,
+            edge_node_id=None if one.row is None else one.row.id,
+            last_alive_at=one.verdict.last_alive_at,
+            suspect_at=one.verdict.record.suspect_since,
+            heartbeat_at=None if one.row is None else one.row.last_heartbeat_at,
+            decided_at=self.now,
+            fencing=one.wanted.blueprint.runtime.fencing,
+        )
+        target = self._target_of(one)
+        if target is not None:
+            place = self._choose(one.wanted, EDGE_NODE_SELECTOR, frozenset({target.name}))
+            if place.choice.node_name is not None:
+                self._create(one.wanted, place, home=target, moved_from=one.row, move=start)
+                self._find_moving(config.processor_id, one, place)
+                return
+        place = self._choose(one.wanted, APPLICATION_NODE_SELECTOR, None)
+        moved_from = self._moved_from(config, one.row)
+        self._create(one.wanted, place, home=None, moved_from=moved_from, move=start)
+        self._find_moving(config.processor_id, one, place)
+
+    def _target_of(self, one: Leaving) -> EdgeNodeRow | None:
+        target_id = None if one.row is None else one.row.failover_target_node_id
+        target = self.desired.edge_nodes.get(target_id) if target_id is not None else None
+        if target is None or not target.takes_work or not self._is_well(target.name):
+            return None
+        return target
+
+    def _find_moving(self, processor_id: UUID, one: Leaving, place: Place) -> None:
+        where = place.choice.node_name
+        if where is not None:
+            # A move without a place holds no slot: others may fit.
+            self.on_the_way += 1
+        detail = f"from {one.node_name} ({one.verdict.detail}) to {where or 'the next node'}"
+        self.findings[processor_id] = Finding(Reason.NODE_DEAD, detail, one.pod)
+
+    def _look_at_moved(
+        self, wanted: Wanted, own: Ownership | None, pod: Pod, move: Move | None
+    ) -> None:
+        """End a move that has arrived; else let who lives elsewhere go home."""
+        processor_id = wanted.config.processor_id
+        if own is None:
+            return
+        is_troubled = pod.node_name in self.troubled
+        row = self._row_of(processor_id, pod.node_name) if is_troubled else None
+        if move is not None and move.kind is MoveKind.FAILBACK and pod.uid == move.old_uid:
+            self._go_on_home(wanted, own, pod, move)
+        elif wanted.config.node_type == EDGE and row is not None and is_leaving_node(row):
+            self._depart(wanted, own, pod, row)
+        elif move is not None:
+            self._look_at_arrival(wanted, own, pod, move)
+        elif self.findings[processor_id].reason is Reason.RUNNING:
+            home_id = self.desired.homes.get(processor_id)
+            if home_id is not None and processor_id not in self.desired.links:
+                self.away.append(Away(wanted, own, pod, home_id))
+
+    def _depart(self, wanted: Wanted, own: Ownership, pod: Pod, row: EdgeNodeRow) -> None:
+        """Leave an edge node that was decommissioned, gracefully: at its end the pod saves its
+        state. Where it goes is decided when it is gone."""
+        processor_id = wanted.config.processor_id
+        if self.on_the_way >= self.limits.moves_max:
+            detail = f"{row.name} was decommissioned; others are on their way"
+            self.findings[processor_id] = Finding(Reason.MOVE_LIMIT, detail, pod)
+            return
+        self.on_the_way += 1
+        detail = f"{row.name} was decommissioned"
+        start = MoveStart(
+            kind=MoveKind.DEPARTURE,
+            from_node=row.name,
+            old_uid=pod.uid,
+            edge_node_id=row.id,
+            last_alive_at=self.now,
+            suspect_at=self.now,
+            heartbeat_at=row.last_heartbeat_at,
+            decided_at=self.now,
+            fencing=wanted.blueprint.runtime.fencing,
+        )
+        self.failures.pop(pod.uid, None)
+        self._delete(processor_id, pod, own, Reason.NODE_LEAVES, detail, move=start)
+        self.findings[processor_id] = Finding(Reason.NODE_LEAVES, detail, pod)
+
+    def _look_at_arrival(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> None:
+        processor_id = wanted.config.processor_id
+        found = self.findings[processor_id]
+        # Also with an outdated configuration: the rollout waits for the end of the move.
+        if pod.ready and pod.uid in self.snapshot.restored:
+            self.ends.append(self._end(wanted, own, pod, move))
+            return
+        if pod.ready and self._is_given_up(pod):
+            # It must not keep others from moving. It stays where it is until it has its state.
+            detail = (
+                f"{move.kind} from {move.from_node} to {pod.node_name}: ready, but its state could"
+                f" not be given within {self.limits.restore_seconds:g} s"
+            )
+            rto_seconds = measure(move, now=self.now, interval_seconds=0).rto_seconds
+            self.ends.append(
+                EndMove(processor_id, own.epoch, pod, Reason.UNPROVEN, detail, rto_seconds, None)
+            )
+            return
+        self.on_the_way += pod.node_name is not None
+        if found.reason in (Reason.RUNNING, Reason.STARTING):
+            waits = "is given its state" if pod.ready else "starts"
+            detail = f"{move.kind} from {move.from_node}: {waits} on {pod.node_name}"
+            self.findings[processor_id] = Finding(Reason.MOVING, detail, pod)
+
+    def _is_given_up(self, pod: Pod) -> bool:
+        since = pod.ready_changed_at if pod.ready_changed_at is not None else pod.created_at
+        due_at = since + self.limits.restore_seconds
+        if due_at > self.now:
+            self._wake(due_at)
+        return due_at <= self.now
+
+    def _end(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> EndMove:
+        wished = wanted.blueprint.runtime.checkpoint_interval_seconds
+        default = self.limits.checkpoint_interval_seconds
+        measured = measure(
+            move,
+            now=self.now,
+            interval_seconds=default if wished is None else wished,
+            gaps=self.desired.gaps,
+        )
+        detail = f"{move.kind} from {move.from_node} to {pod.node_name}: {measured}"
+        return EndMove(
+            wanted.config.processor_id,
+            own.epoch,
+            pod,
+            Reason.MOVED,
+            detail,
+            measured.rto_seconds,
+            measured.rpo_seconds,
+        )
+
+    def _go_on_home(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> None:
+        """What was granted may not have been done: it is asked for again, as long as its home
+        is well."""
+        processor_id = wanted.config.processor_id
+        home = self.desired.edge_nodes.get(move.edge_node_id) if move.edge_node_id else None
+        if home is None or not self._is_well(home.name):
+            detail = f"its home {home.name if home else ''} is not well any more: it stays"
+            self._cancel(processor_id, own, pod, move, Reason.HOME_FAILED, detail)
+            return
+        self.on_the_way += 1
+        detail = f"home to {home.name}"
+        self._delete(processor_id, pod, own, Reason.GOES_HOME, detail, captures=True)
+        self.findings[processor_id] = Finding(Reason.GOES_HOME, detail, pod)
+
+    def go_home(self) -> None:
+        """Bring back who lives elsewhere, one at a time for each home: the most important
+        first. Nobody goes home while others still have to leave."""
+        taken = {
+            move.edge_node_id
+            for move in self.desired.moves.values()
+            if move.kind is MoveKind.FAILBACK
+        }
+        self.away.sort(
+            key=lambda one: (
+                -one.wanted.blueprint.runtime.priority,
+                one.wanted.config.processor_id.int,
+            )
+        )
+        for one in self.away:
+            if self._go_home(one, is_taken=one.home_id in taken):
+                taken.add(one.home_id)
+
+    def _go_home(self, one: Away, *, is_taken: bool) -> bool:
+        processor_id = one.wanted.config.processor_id
+        row = self.desired.edge_nodes.get(one.home_id)
+        home = Home(
+            row=row,
+            node=self.snapshot.observed.nodes.get(row.name) if row is not None else None,
+            verdict=self.health.edge_nodes.get(one.home_id),
+            is_taken=is_taken,
+        )
+        no = may_go_home(
+            home,
+            self.health.brake,
+            now=self.now,
+            is_manual=one.wanted.blueprint.runtime.failback_manual,
+            ready=one.pod.ready and one.pod.uid in self.snapshot.restored,
+        )
+        if no is not None or row is None:
+            detail = "" if no is None else no.detail
+            self.findings[processor_id] = Finding(Reason.AWAY, detail, one.pod)
+            if home.verdict is not None and home.verdict.failback_at is not None:
+                self._wake_after(home.verdict.failback_at)
+            return False
+        place = self._choose(one.wanted, EDGE_NODE_SELECTOR, frozenset({row.name}))
+        if place.choice.node_name is None or self.on_the_way >= self.limits.moves_max:
+            full = place.choice.node_name is None
+            said = f"no room{place.why_not}" if full else "others are on their way"
+            detail = f"stays away from {row.name}: {said}"
+            self.findings[processor_id] = Finding(Reason.AWAY, detail, one.pod)
+            return False
+        self.on_the_way += 1
+        detail = f"home to {row.name}, which is well again"
+        start = MoveStart(
+            kind=MoveKind.FAILBACK,
+            from_node=one.pod.node_name or "",
+            old_uid=one.pod.uid,
+            edge_node_id=row.id,
+            last_alive_at=self.now,
+            suspect_at=self.now,
+            heartbeat_at=row.last_heartbeat_at,
+            decided_at=self.now,
+        )
+        self._delete(
+            processor_id, one.pod, one.own, Reason.GOES_HOME, detail, move=start, captures=True
+        )
+        self.findings[processor_id] = Finding(Reason.GOES_HOME, detail, one.pod)
+        return True
+
+    def _wake_after(self, at: float) -> None:
+        if at > self.now:
+            self._wake(at)
+
+
+def left_pod(pods: Sequence[Pod], move: Move | None) -> Pod | None:
+    """The pod that a failover left, while there is no replacement yet."""
+    if move is None or move.kind is not MoveKind.FAILOVER:
+        return None
+    return next((pod for pod in pods if pod.uid == move.old_uid), None)
+
+
+def is_leaving_node(row: EdgeNodeRow | None) -> bool:
+    return row is not None and row.status == "decommissioned"
