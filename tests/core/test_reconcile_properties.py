@@ -462,3 +462,11 @@ def test_who_sees_the_cluster_as_it_is_never_runs_two_not_even_while_one_ends(co
             if pod.fleet_id == FLEET and pod.uid not in world.lost
         )
         assert all(count == 1 for count in pods.values())
+
+
+def test_who_was_placed_by_a_leader_before_finds_room_at_home():
+    """Linked to an edge node, and its pod still to come when another leads."""
+    world = a_world(25)
+    play(world, [("template broken", 1), ("cycle", 0), ("another leads", 0)])
+    bring_to_its_end(world)
+    check_end(world)

@@ -48,9 +48,19 @@ class Placing(Cycle):
         self.kinds: dict[tuple[bool, UUID | None, str, str], Kind] = {}
 
     def create(self) -> None:
-        """Place what has no pod, the most important first."""
+        """Place what has no pod, the most important first.
+
+        Who may choose among edge nodes comes after those that are linked to one already: a leader
+        before may have placed them, and their pods be still to come. Else their home is full by
+        the time that they are placed there, and they wait for room for ever.
+        """
         ordered = sorted(
-            self.wanted, key=lambda w: (-w.blueprint.runtime.priority, w.config.processor_id.int)
+            self.wanted,
+            key=lambda w: (
+                self._may_choose(w.config),
+                -w.blueprint.runtime.priority,
+                w.config.processor_id.int,
+            ),
         )
         for wanted in ordered:
             if len(self.creates) >= self.limits.creations_max:
@@ -62,6 +72,14 @@ class Placing(Cycle):
                 self._place_on_edge(wanted)
             else:
                 self._place_in_cloud(wanted)
+
+    def _may_choose(self, config: ProcessorConfig) -> bool:
+        key = config.processor_id
+        return (
+            config.node_type == EDGE
+            and key not in self.desired.links
+            and key not in self.desired.homes
+        )
 
     def _place_in_cloud(self, wanted: Wanted, moved_from: EdgeNodeRow | None = None) -> None:
         place = self._choose(wanted, APPLICATION_NODE_SELECTOR, None)
