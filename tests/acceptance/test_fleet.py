@@ -283,6 +283,7 @@ async def test_a_new_version_rolls_through_step_by_step_with_its_state(data_dir,
 
         await eventually(told, 40)
         assert await fleet.events(kind="failure")
+        assert len(await fleet.events(kind="rollout")) == 1
 
         # A version that works again mends all.
         await new_version(fleet, "3.0", command='["python", "counter.py"]')

@@ -306,11 +306,14 @@ def test_a_bad_version_stops_says_so_and_the_cure_reaches_all(count):
     world = a_running_world(count)
     change(world, V2)
     world.broken_images = {V2.image_uri}
-    plan = Plan()
+    plan, stopped = Plan(), []
     for _ in range(100):
         plan = world.turn()
+        stopped.append(bool(plan.stopped_rollouts))
         world.start()
         world.now += 30
+    # Also in the moments in which what failed is made anew.
+    assert all(stopped[stopped.index(True) :])
     old = [uid for uid in world.pods if world.specs[uid].image == V1.image_uri]
     assert len(old) >= count - max(2, count // 10)
     assert all(world.pods[uid].ready for uid in old)
@@ -332,3 +335,31 @@ def test_our_own_settings_and_places_change_nothing():
     world.configs[first] = replace(world.configs[first], node_type="edge", name="renamed")
     world.settle()
     assert world.pods == pods
+
+
+@pytest.mark.parametrize("how", ["waits", "terminates", "is-acted-on"])
+def test_while_one_that_failed_is_made_anew_a_rollout_stays_stopped(how):
+    configs = processors(3, versions=(V2,))
+    old = a_pod(a_processor(0, versions=(V1,)))
+    first, second = (a_pod(configs[an_id(n)], 2, ready=False) for n in (1, 2))
+    ended = {"failures": 1, "restart_reason": "Error", "retry_at": START - 1}
+    ownership = {
+        an_id(0): owned_by(old),
+        an_id(1): owned_by(first, **(ended | {"retry_at": START + 5})),
+        an_id(2): owned_by(second, **ended),
+    }
+    pods = {
+        "waits": [old],
+        "terminates": [old, replace(second, terminating=True)],
+        "is-acted-on": [old],
+    }[how]
+    if how == "waits":
+        ownership[an_id(2)] = replace(ownership[an_id(2)], retry_at=START + 5)
+    acting = [an_id(2)] if how == "is-acted-on" else []
+    plan = compute(a_snapshot(configs, pods, ownership=ownership, acting=acting), LIMITS)
+    assert set(plan.stopped_rollouts) == {"camera"}
+    assert plan.findings[an_id(0)].reason is Reason.ROLLOUT_STOPPED
+    # One that is on its way for the first time has not failed yet.
+    ownership[an_id(2)] = replace(ownership[an_id(2)], failures=0, restart_reason="changed")
+    plan = compute(a_snapshot(configs, pods, ownership=ownership, acting=acting), LIMITS)
+    assert not plan.stopped_rollouts

@@ -137,8 +137,10 @@ class Cycle:
         self._wake(due_at)
         return True
 
-    def _count_missing(self, wanted: Wanted, own: Ownership | None) -> None:
-        progress = self.progress[wanted.blueprint.slug]
+    def _count_missing(self, slug: str, own: Ownership | None) -> None:
+        """One that has no pod at the moment: in motion, unless it failed. While those that failed
+        are made anew, a rollout that stopped stays so."""
+        progress = self.progress[slug]
         if own is not None and own.restart_reason != Reason.CHANGED and self._fails(own, self.now):
             progress.settled.append((self.now, "", False))
         else:

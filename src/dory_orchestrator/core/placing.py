@@ -66,7 +66,9 @@ class Placing(Cycle):
             if len(self.creates) >= self.limits.creations_max:
                 detail = f"{self.limits.creations_max} are created in this cycle"
                 self._find(wanted.config.processor_id, Reason.CREATION_LIMIT, detail)
-                self._count_missing(wanted, self.desired.ownership.get(wanted.config.processor_id))
+                self._count_missing(
+                    wanted.blueprint.slug, self.desired.ownership.get(wanted.config.processor_id)
+                )
                 self._wake(self.now)
             elif wanted.config.node_type == EDGE:
                 self._place_on_edge(wanted)
@@ -115,7 +117,7 @@ class Placing(Cycle):
             own = self.desired.ownership.get(processor_id)
             if own is not None:
                 # It had a place: that it has none now may be the new configuration's fault.
-                self._count_missing(wanted, own)
+                self._count_missing(wanted.blueprint.slug, own)
             return
         home = rows[place.choice.node_name]
         self._create(wanted, place, home=home, link=home.id)
@@ -173,7 +175,7 @@ class Placing(Cycle):
             before=own,
             moved_from=_origin(wanted.config, home, moved_from),
         )
-        self._count_missing(wanted, own)
+        self._count_missing(wanted.blueprint.slug, own)
         if choice.node_name is not None:
             self.loads[choice.node_name].add(spec.requests)
         detail = f"on {choice.node_name}" if choice.node_name else f"no node fits{place.why_not}"

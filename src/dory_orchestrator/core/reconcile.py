@@ -116,9 +116,8 @@ class _Cycle(Relocating):
     ) -> None:
         self._find(config.processor_id, Reason.ACTING, "being carried out", pods)
         if config.template_slug is not None:
-            progress = self.progress[config.template_slug]
-            progress.total += 1
-            progress.moving += 1
+            self.progress[config.template_slug].total += 1
+            self._count_missing(config.template_slug, own)
         if own is not None and own.node_name and config.processor_id in self.desired.moves:
             self.on_the_way += 1
         if own is None or any(own.epoch == pod.epoch or own.pod_uid == pod.uid for pod in pods):
@@ -152,7 +151,8 @@ class _Cycle(Relocating):
         if no is LEAVES:
             return
         if owner is None or owner.terminating:
-            progress.moving += any(not self._is_lost(pod) for pod in pods)
+            if any(not self._is_lost(pod) for pod in pods):
+                self._count_missing(wanted.blueprint.slug, own)
             self._find(processor_id, Reason.TERMINATING, "waits until the old pod is gone", pods)
         else:
             self._look_at_owner(wanted, own, owner, progress)
@@ -198,7 +198,7 @@ class _Cycle(Relocating):
             detail = f"pod {stranger.name} of {_fleet(stranger)} runs it"
             self.findings[processor_id] = Finding(Reason.FOREIGN_FLEET, detail, stranger)
         elif own is not None and self._must_wait(own):
-            self._count_missing(wanted, own)
+            self._count_missing(wanted.blueprint.slug, own)
             self.findings[processor_id] = Finding(Reason.BACK_OFF, failed_times(own))
         elif not self._misses_home(wanted, own):
             self.wanted.append(wanted)
