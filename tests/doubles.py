@@ -124,6 +124,8 @@ class MemoryStore:
     cordoned: set[UUID] = field(default_factory=set)
     guard: GuardRecord = field(default_factory=GuardRecord)
     guard_counts: dict[str, int] = field(default_factory=dict)
+    shown_term: int = 0
+    links_of_gone: dict[UUID, UUID] = field(default_factory=dict)
     guard_detail: str = ""
     states: dict[UUID, Finding] = field(default_factory=dict)
     node_rows: dict[str, NodeSummary] = field(default_factory=dict)
@@ -150,7 +152,9 @@ class MemoryStore:
         """Delete a row, or end it by its status; and tell of it."""
         self.configs.pop(processor_id, None)
         if status is None:
-            self.processors.pop(processor_id, None)
+            gone = self.processors.pop(processor_id, None)
+            if gone is not None and gone.edge_node_id is not None:
+                self.links_of_gone[processor_id] = gone.edge_node_id
         else:
             self.processors[processor_id].status = status
         self.notify()
@@ -212,6 +216,7 @@ class MemoryStore:
         guarded = self.guard.held_since is not None
         processor = self.processors.get(beat.processor_id)
         if processor is None:
+            self._touch(self.links_of_gone.get(beat.processor_id))
             own = self.owners.get(beat.processor_id)
             has_pod = own is not None and own.pod_uid is not None and own.node_name is not None
             return replace(NOT_FOUND, deletion_undecided=guarded or has_pod)
@@ -602,6 +607,10 @@ class MemoryStore:
         self.node_rows.update({node.name: node for node in nodes})
         for name in gone:
             self.node_rows.pop(name, None)
+
+    async def mark_shown(self, lease: Lease) -> None:
+        await self._leading("mark_shown", lease)
+        self.shown_term = lease.term
 
     async def record_guard(self, lease: Lease, verdict: GuardVerdict) -> None:
         await self._leading("record_guard", lease)

@@ -51,6 +51,7 @@ class MemoryViews:
     population_count: int = 0
     override: tuple[datetime, str, str] | None = None
     leader: str | None = None
+    is_stale: bool = False
     error: StoreError | None = None
     wakes: int = 0
     closed: bool = False
@@ -226,6 +227,7 @@ class MemoryViews:
         return FleetSummary(
             fleet_id=UUID(int=1),
             at=datetime.now(UTC),
+            current=self.leader is not None and not self.is_stale,
             desired=len(desired),
             ready=sum(p.state == "running" for p in desired),
             states=dict(Counter(p.state for p in self.processors.values())),

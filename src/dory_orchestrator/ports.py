@@ -366,6 +366,11 @@ class FleetStore(Protocol):
         """Write how nodes are, and drop those that are `gone`; raises as `grant`."""
         ...
 
+    async def mark_shown(self, lease: Lease) -> None:
+        """From now on everything that was recorded of findings, nodes and the guard is of this
+        term; raises as `grant`."""
+        ...
+
     async def record_guard(self, lease: Lease, verdict: GuardVerdict) -> None:
         """Write whether the deletion guard holds, and what for; raises as `grant`."""
         ...
@@ -952,10 +957,12 @@ class MovePage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetSummary:
     """The fleet in a few numbers. `lease_seconds` is until the leader's lease ends; negative:
-    since it ended; None: nobody ever led."""
+    since it ended; None: nobody ever led. `current`: a leader looks at the fleet now; else the
+    states are those that one before it left."""
 
     fleet_id: UUID | None
     at: datetime
+    current: bool
     desired: int
     ready: int
     states: Mapping[str, int]

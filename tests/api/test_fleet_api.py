@@ -202,12 +202,14 @@ async def test_summary(service, fleet):
     found = await get(service, "/summary")
     assert (found["desired"], found["ready"], found["states"]) == (1, 1, {"running": 1})
     assert found["leader"] == {"holder": None, "term": 0, "lease_seconds": None}
-    assert (found["cluster"], found["guard_held"]) == ("local", False)
+    assert (found["cluster"], found["guard_held"], found["current"]) == ("local", False, False)
     assert (found["brake_engaged"], found["moves_open"]) == (False, 0)
     await fleet.engage("many_suspect", "3 of 4", population=4)
     await fleet.move(uuid4())
     found = await get(service, "/summary")
     assert (found["brake_engaged"], found["moves_open"]) == (True, 1)
+    service.views.leader = "me"
+    assert (await get(service, "/summary"))["current"]
 
 
 class TestBadParameters:

@@ -106,6 +106,7 @@ async def test_who_does_not_hold_it_writes_nothing(world, loss):
         world.store.record_pods(old, [Record(key, 1, pod)]),
         world.store.record_findings(old, {key: Finding(Reason.RUNNING, "")}, []),
         world.store.record_nodes(old, [summary], []),
+        world.store.mark_shown(old),
         world.store.record_guard(old, held),
         world.store.record_events(old, [Event("kind", "reason", "detail")]),
     ):
@@ -116,6 +117,7 @@ async def test_who_does_not_hold_it_writes_nothing(world, loss):
     assert await world.states() == {}
     assert await world.nodes() == {}
     assert await world.guard() == ({}, "")
+    assert await world.shown_term() == 0
     assert await world.shown_of(key) == (None, None, None)
 
 

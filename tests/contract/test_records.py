@@ -102,6 +102,12 @@ async def test_nodes_are_shown_until_they_are_gone(world, lease):
     assert await world.nodes() == {"a": fuller}
 
 
+async def test_what_is_shown_is_of_a_term(world, lease):
+    assert await world.shown_term() == 0
+    await world.store.mark_shown(lease)
+    assert await world.shown_term() == lease.term
+
+
 async def test_the_guard_is_held_since_its_first_moment(world, lease):
     assert (await world.store.read_desired()).guard == GuardRecord()
     pod = a_pod(uuid4())

@@ -92,6 +92,10 @@ class World(Protocol):
 
     async def nodes(self) -> Mapping[str, NodeSummary]: ...
 
+    async def shown_term(self) -> int:
+        """Of which leader is what is shown."""
+        ...
+
     async def guard(self) -> tuple[dict[str, int], str]:
         """What the guard holds for, by group, and in words."""
         ...
@@ -179,6 +183,9 @@ class MemoryWorld:
 
     async def nodes(self) -> Mapping[str, NodeSummary]:
         return self.memory.node_rows
+
+    async def shown_term(self) -> int:
+        return self.memory.shown_term
 
     async def guard(self) -> tuple[dict[str, int], str]:
         return self.memory.guard_counts, self.memory.guard_detail
@@ -324,6 +331,10 @@ class PostgresWorld:
             " FROM orchestrator.nodes"
         )
         return {row["name"]: NodeSummary(*row) for row in rows}
+
+    async def shown_term(self) -> int:
+        term: int = await self.connection.fetchval("SELECT shown_term FROM orchestrator.fleet")
+        return term
 
     async def guard(self) -> tuple[dict[str, int], str]:
         row = await self.connection.fetchrow("SELECT held, detail FROM orchestrator.guard")

@@ -163,6 +163,23 @@ async def test_what_the_leader_before_showed_is_corrected(rig):
     assert rig.store.node_rows.keys() == {"n1"}
 
 
+@pytest.mark.parametrize("failing", [*WRITES, "mark_shown"])
+async def test_a_term_is_marked_once_all_was_written(rig, failing):
+    """Until then what people see is what the leader before left."""
+    rig.nodes = {"n1": node()}
+    parts = {"strangers": (stranger("s"),), "guard": HELD}
+    await rig.show_in_vain(failing, {ONE: RUNNING}, **parts)
+    assert rig.store.shown_term == 0
+    await rig.show({ONE: RUNNING}, **parts)
+    assert rig.store.shown_term == 1
+    marks = rig.store.calls["mark_shown"]
+    await rig.show({ONE: Finding(Reason.STARTING, "")}, **parts)
+    assert rig.store.calls["mark_shown"] == marks
+    rig.next_leader()
+    await rig.show({ONE: RUNNING}, **parts)
+    assert rig.store.shown_term == 2
+
+
 async def test_a_term_that_cannot_begin_begins_later(rig):
     await rig.show({ONE: RUNNING, TWO: RUNNING})
     rig.next_leader()

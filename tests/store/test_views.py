@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
@@ -112,6 +113,22 @@ async def test_the_summary_tells_of_the_lease(world):
     assert (summary.leader, summary.term) == ("me", 4)
     assert 5 < summary.lease_seconds <= 10
     assert summary.fleet_id is not None
+
+
+async def test_the_summary_is_current_once_its_leader_has_looked(world):
+    leading = "UPDATE orchestrator.leader SET term = $1, expires_at = now() + $2::interval"
+    lasts, ended = timedelta(seconds=10), timedelta(seconds=-1)
+    assert not (await world.views.summary()).current
+    await world.connection.execute(leading, 4, lasts)
+    assert not (await world.views.summary()).current
+    await world.connection.execute("UPDATE orchestrator.fleet SET shown_term = 4")
+    assert (await world.views.summary()).current
+    await world.connection.execute(leading, 4, ended)
+    assert not (await world.views.summary()).current
+    await world.connection.execute(leading, 5, lasts)
+    assert not (await world.views.summary()).current
+    await world.connection.execute("DELETE FROM orchestrator.fleet")
+    assert not (await world.views.summary()).current
 
 
 class TestLateCommits:

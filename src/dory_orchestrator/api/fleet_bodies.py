@@ -416,6 +416,10 @@ class SummaryAnswer(Struct):
     fleet_id: UUID | None
     cluster: Annotated[str, Meta(description="`kubernetes` or `local`.")]
     at: datetime
+    current: Annotated[
+        bool,
+        Meta(description="A leader looks at the fleet now; else states are as one before left it."),
+    ]
     desired: int
     ready: Annotated[int, Meta(description="Of the desired ones, how many run.")]
     states: Annotated[dict[str, int], Meta(description="How many are in which state.")]

@@ -82,6 +82,8 @@ async def _summary(session: aiohttp.ClientSession, url: str) -> dict[str, Any] |
 
 def in_words(summary: Mapping[str, Any]) -> str:
     """One line: processors, then what is not as it should be, then nodes."""
+    if not summary["current"]:
+        return "fleet: nobody looks at it yet"
     desired, is_ready = summary["desired"], summary["ready"]
     if desired == 0:
         said = ["no processors"]

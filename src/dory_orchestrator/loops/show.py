@@ -41,6 +41,7 @@ class Display:
         self._store = store
         self._metrics = metrics
         self._lease: Lease | None = None
+        self._is_marked = False
         self._findings: dict[UUID, Finding] = {}
         self._reasons: dict[UUID, str] = {}
         self._nodes: dict[str, NodeSummary] = {}
@@ -57,6 +58,9 @@ class Display:
         await self._tell(lease, plan)
         await self._show_findings(lease, plan.findings)
         await self._show_nodes(lease, plan, observed)
+        if not self._is_marked:
+            await self._store.mark_shown(lease)
+            self._is_marked = True
         self._count(plan, observed)
 
     async def _begin(self, lease: Lease, plan: Plan, desired: Desired) -> None:
@@ -67,6 +71,7 @@ class Display:
         self._guard = None
         was_held = desired.guard.held_since is not None
         self._held = (plan.guard.tripped or _HELD_BEFORE) if was_held else {}
+        self._is_marked = False
         self._lease = lease
 
     # The guard

@@ -178,6 +178,14 @@ class ControlStore:
 
         await self._leading("record_nodes", lease, work)
 
+    async def mark_shown(self, lease: Lease) -> None:
+        """See FleetStore."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(QUERIES["mark_shown"], lease.term)
+
+        await self._leading("mark_shown", lease, work)
+
     async def record_guard(self, lease: Lease, verdict: GuardVerdict) -> None:
         """See FleetStore."""
         counts = {group: left for group, (_, left) in verdict.tripped.items()}

@@ -696,6 +696,10 @@ SET kind = excluded.kind, ready = excluded.ready, ready_changed_at = excluded.re
     pods_max = excluded.pods_max, pods = excluded.pods, utilisation = excluded.utilisation,
     updated_at = now()
 
+-- mark_shown --
+-- $1 term.
+UPDATE orchestrator.fleet SET shown_term = $1
+
 -- forget_nodes --
 DELETE FROM orchestrator.nodes WHERE name = ANY ($1::text[])
 

@@ -102,6 +102,9 @@ CREATE SCHEMA orchestrator;
 CREATE TABLE orchestrator.fleet (
     id uuid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
+    -- Of which term is what operators are shown. Not in `leader`: who leads shares a lock on
+    -- that row, and to change it beside a renewal would be a deadlock.
+    shown_term bigint NOT NULL DEFAULT 0,
     CONSTRAINT fleet_pkey PRIMARY KEY (id)
 );
 
@@ -357,7 +360,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0004');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0005');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

@@ -421,6 +421,8 @@ counted AS (
 SELECT
     (SELECT id FROM orchestrator.fleet) AS fleet_id,
     now() AS at,
+    l.expires_at > now()
+        AND EXISTS (SELECT FROM orchestrator.fleet f WHERE f.shown_term = l.term) AS current,
     (SELECT COALESCE(sum(desired), 0)::bigint FROM counted) AS desired,
     (SELECT COALESCE(sum(desired), 0)::bigint FROM counted WHERE state = 'running') AS ready,
     (SELECT COALESCE(jsonb_object_agg(state, count), '{}')::text FROM counted) AS states,
