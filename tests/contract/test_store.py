@@ -112,6 +112,16 @@ async def test_targets_are_of_the_organization_and_never_lead_back(world):
     assert again.failover_target_node_id is None
 
 
+async def test_a_beat_is_its_node_s_sign_of_life_also_when_the_processor_s_row_is_gone(world):
+    """Rows that vanish must not make the nodes of a healthy fleet look silent."""
+    node = await world.store.register_edge_node(registration("a"))
+    key = await world.add_processor(edge_node_id=node.id)
+    await world.remove(key)
+    (facts,) = await record(world, Beat(key, "a", True))
+    assert not facts.found
+    assert await world.last_heartbeat_of(node.id) is not None
+
+
 async def test_decommission_stops_the_node_s_apps_once(world):
     node = await world.store.register_edge_node(registration("a"))
     keys = [await world.add_processor(edge_node_id=node.id) for _ in range(3)]

@@ -89,7 +89,6 @@ class Database:
         self.compares = True
         self.stores_gaps = True
         self.keeps_links = False
-        self.counts_all_beats = True
         self.outages = 0
         self.configs: dict[UUID, ProcessorConfig] = {}
         self.vanished: dict[UUID, ProcessorConfig] = {}
@@ -181,7 +180,7 @@ class Database:
         held = self.guard.held_since is not None
         config, link = self.configs.get(processor_id), self.links.get(processor_id)
         if config is None:
-            if link is not None and self.counts_all_beats:
+            if link is not None:
                 self.heard_at[link] = self.ground.database_now
             has_pod = own is not None and own.pod_uid is not None and own.node_name is not None
             return replace(NOT_FOUND, deletion_undecided=held or has_pod)

@@ -45,9 +45,11 @@ known AS (
         departed.id IS NOT NULL AND o.ready AND o.fencing AS owner_ready
     FROM beat b
     LEFT JOIN processor_lock l ON l.id = b.processor_id
+    -- Also of a processor whose row is gone or held by somebody else: it lives, and so does its
+    -- node. Rows that vanish must not make the nodes of a healthy fleet look silent.
     LEFT JOIN LATERAL (
         SELECT a.edge_node_id FROM edge_node_apps a
-        WHERE a.processor_id = l.id AND a.status = 'active'
+        WHERE a.processor_id = b.processor_id AND a.status = 'active'
         LIMIT 1
     ) link ON true
     LEFT JOIN orchestrator.ownership o ON o.processor_id = l.id
