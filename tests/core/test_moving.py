@@ -135,11 +135,30 @@ def test_what_a_move_costs(changes, interval, rto, rpo):
     ("began_at", "ended_at", "rpo"),
     [
         pytest.param(START - 100, START - 4, 10, id="over-before-the-checkpoint"),
-        pytest.param(START - 100, START - 3, 64, id="reaches-beyond-it"),
-        pytest.param(START + 59, START + 80, 64, id="begins-before-the-evidence"),
+        pytest.param(START - 100, START - 3, 94, id="reaches-beyond-it"),
+        pytest.param(START + 59, START + 80, 94, id="begins-before-the-evidence"),
         pytest.param(START + 60, START + 80, 10, id="begins-with-it"),
     ],
 )
 def test_while_we_are_in_trouble_ourselves_no_interval_bounds_the_loss(began_at, ended_at, rpo):
     gaps = [Gap(began_at, ended_at)]
     assert measure(MOVE, now=START + 100, interval_seconds=10, gaps=gaps).rpo_seconds == rpo
+
+
+@pytest.mark.parametrize(
+    ("led_since", "rpo"),
+    [
+        pytest.param(START - 5, 10, id="before-the-checkpoint"),
+        pytest.param(START - 4, 10, id="with-it"),
+        pytest.param(START - 3, 64, id="after-it"),
+        pytest.param(None, 10, id="for-ever"),
+    ],
+)
+def test_a_change_of_leaders_may_have_cost_a_checkpoint(led_since, rpo):
+    found = measure(MOVE, now=START + 100, interval_seconds=10, led_since=led_since)
+    assert found.rpo_seconds == rpo
+
+
+def test_who_only_ends_a_move_did_not_miss_its_checkpoints():
+    found = measure(MOVE, now=START + 100, interval_seconds=10, led_since=MOVE.began_at + 1)
+    assert found.rpo_seconds == 10

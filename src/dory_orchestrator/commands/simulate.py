@@ -9,13 +9,13 @@ import sys
 
 import click
 
-from dory_orchestrator.sim.ground import Defect
 from dory_orchestrator.sim.report import as_json, as_text
 from dory_orchestrator.sim.scenarios import SCENARIOS
 from dory_orchestrator.sim.scenarios import simulate as run
 from dory_orchestrator.sim.simulation import Setup
 
 _FAILED = 1
+_COMPARISON, _GAPS = "compare-and-set", "gaps"
 _SEED_MAX = 2**31
 _NODES_MAX, _PROCESSORS_MAX, _HOURS_MAX = 10_000, 100_000, 24.0 * 365
 
@@ -43,7 +43,12 @@ _NODES_MAX, _PROCESSORS_MAX, _HOURS_MAX = 10_000, 100_000, 24.0 * 365
     show_default=True,
     help="Mean time between two faults in seconds.",
 )
-@click.option("--strict", is_flag=True, help="Known defects count as broken promises, too.")
+@click.option(
+    "--without",
+    type=click.Choice([_COMPARISON, _GAPS]),
+    multiple=True,
+    help="Leave a safety out, to see a promise break.",
+)
 @click.option("--verbose", is_flag=True, help="Show every moment.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 def simulate_command(
@@ -53,7 +58,7 @@ def simulate_command(
     scenario: str,
     hours: float,
     fault_every: float,
-    strict: bool,
+    without: tuple[str, ...],
     verbose: bool,
     output: str,
 ) -> None:
@@ -71,7 +76,8 @@ def simulate_command(
         scenario=scenario,
         hours=hours,
         fault_seconds=fault_every,
-        defects=frozenset(Defect) if strict else frozenset(),
+        compares=_COMPARISON not in without,
+        stores_gaps=_GAPS not in without,
     )
     outcome = run(setup)
     if output == "json":

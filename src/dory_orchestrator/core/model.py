@@ -379,7 +379,8 @@ class Snapshot:
     `acting` are processors that an earlier decision is still being carried out for.
     `desired_most` is the highest count of desired processors of the last ten minutes, by group
     of the deletion guard. `answers` tells of each pod that our poller asked lately whether it
-    answered; `restored` are the pods, by uid, whose present incarnation has its state.
+    answered; `restored` are the pods, by uid, whose present incarnation has its state. Who decides
+    has led since `led_since`; None: for as long as matters.
     """
 
     desired: Desired
@@ -388,6 +389,7 @@ class Snapshot:
     desired_most: Mapping[str, int] = field(default_factory=dict)
     answers: Mapping[str, bool] = field(default_factory=dict)
     restored: frozenset[str] = frozenset()
+    led_since: float | None = None
 
     @property
     def now(self) -> float:

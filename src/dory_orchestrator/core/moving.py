@@ -95,9 +95,14 @@ class Measured:
 
 
 def measure(
-    move: Move, *, now: float, interval_seconds: float, gaps: Sequence[Gap] = ()
+    move: Move,
+    *,
+    now: float,
+    interval_seconds: float,
+    gaps: Sequence[Gap] = (),
+    led_since: float | None = None,
 ) -> Measured:
-    """RTO and RPO of a move that ends `now`.
+    """RTO and RPO of a move that ends `now`, and that who has led `led_since` ends.
 
     RTO counts from the last sign of life: a heartbeat, or a checkpoint that was taken.
     RPO is how old the state was when the first evidence came that its processor had ended. Where
@@ -113,20 +118,21 @@ def measure(
     if move.kind is MoveKind.FAILOVER and move.state_at > ended_at:
         # The evidence was older than the last checkpoint: it has lived on after that.
         ended_at = move.began_at
+    if any(gap.began_at < ended_at and gap.ended_at > move.state_at for gap in gaps):
+        # Our own trouble may have kept us from taking checkpoints, and from hearing that it
+        # lived on after what was taken for evidence.
+        return Measured(now - alive_at, max(0.0, move.began_at - move.state_at))
     age = max(0.0, ended_at - move.state_at)
-    if not _came_as_they_should(move, interval_seconds, ended_at, gaps):
+    # Nobody takes checkpoints between two leaders, and the first of a new one come late.
+    is_led_anew = led_since is not None and move.state_at < led_since <= move.began_at
+    if is_led_anew or not _came_as_they_should(move, interval_seconds):
         return Measured(now - alive_at, age)
     return Measured(now - alive_at, min(age, interval_seconds))
 
 
-def _came_as_they_should(
-    move: Move, interval_seconds: float, ended_at: float, gaps: Sequence[Gap]
-) -> bool:
-    """Not if none are taken, if one was overdue while the node still gave a sign of life, or if
-    our own trouble may have kept us from taking them."""
+def _came_as_they_should(move: Move, interval_seconds: float) -> bool:
+    """Not if none are taken, or if one was overdue while the node still gave a sign of life."""
     if interval_seconds <= 0 or move.state_at is None:
         return False
     due_at = move.state_at + interval_seconds + _LATE_SECONDS
-    if move.last_alive_at is not None and move.last_alive_at > due_at:
-        return False
-    return not any(g.began_at < ended_at and g.ended_at > move.state_at for g in gaps)
+    return move.last_alive_at is None or move.last_alive_at <= due_at

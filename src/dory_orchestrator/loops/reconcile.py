@@ -127,6 +127,8 @@ class Reconciler:
         self._refusals = 0
         self._faults = 0
         self._history = History()
+        self._led: tuple[int, float] | None = None
+        """The latest term in which we led, and since when by the database's clock."""
         self._display = Display(store, metrics)
         self._actor = Actor(
             store=store,
@@ -181,6 +183,8 @@ class Reconciler:
         if lease is None or observed is None:
             # Without a lease another acts; without a picture nothing may be decided.
             return self._interval_seconds
+        if self._led is None or self._led[0] != lease.term:
+            self._led = (lease.term, desired.now)
         plan = self._compute(desired, observed, acting)
         turn = Turn(group, lease, woken_at)
         # Before anything is granted by it: whoever takes over must know what was known.
@@ -205,6 +209,7 @@ class Reconciler:
             desired_most=self._history.most(),
             answers=self._evidence.answers(),
             restored=self._restored(desired, observed),
+            led_since=self._led and self._led[1],
         )
         with self._metrics.reconciliation_compute_duration.time():
             plan = compute(snapshot, self._limits)

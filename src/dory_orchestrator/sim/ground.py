@@ -56,19 +56,6 @@ class Promise(StrEnum):
     NEVER_RAISES = "a decision never raises"
 
 
-class Defect(StrEnum):
-    """Known defects of the orchestrator. The simulator acts as if they were mended, unless it is
-    told to be strict: else it would find nothing else any more.
-    """
-
-    LOSS_UNDERSTATED = "loss_understated"
-    """After a change of the leader the next checkpoint comes some seconds late; a move then still
-    states no more than one interval as lost (`core.moving.measure`)."""
-    BEAT_UNCOUNTED = "beat_uncounted"
-    """A beat of a processor whose row is missing is no sign of life of its node: nodes fall silent
-    because of our tables (`record_heartbeats`)."""
-
-
 class Broken(Exception):
     """A promise was broken."""
 

@@ -73,6 +73,7 @@ class Orchestrator:
         self.picture: Observation | None = None
         self.acting: Counter[UUID] = Counter()
         self.history = History()
+        self.led: tuple[int, float] | None = None
         self.refusals = 0
         self.timer = 0
         self.is_woken = False
@@ -182,6 +183,8 @@ class Orchestrator:
             return
         acting = frozenset(key for key, count in self.acting.items() if count)
         desired = self.database.read()
+        if self.led is None or self.led[0] != lease:
+            self.led = (lease, desired.now)
         plan = self._compute(desired, picture, acting)
         # The moments in which it may be frozen, or the world may change.
         self.later(self.ground.between(0.005, 0.1), self._commit, lease, plan, desired)
@@ -194,6 +197,7 @@ class Orchestrator:
             desired_most=self.history.most(),
             answers=self._answers(picture),
             restored=self._restored(desired, picture),
+            led_since=self.led and self.led[1],
         )
         self.computed += 1
         try:
