@@ -198,7 +198,7 @@ async def _settle(process: ControlProcess, cycles: list[Cycle]) -> None:
         calm = 0
         while calm < 2:
             seen = len(cycles)
-            process.wake.set()
+            process.control.wake.set()
             while len(cycles) == seen:  # noqa: ASYNC110 - another's state
                 await asyncio.sleep(0.01)
             calm = calm + 1 if cycles[-1].actions == 0 else 0
@@ -208,7 +208,7 @@ async def _settle(process: ControlProcess, cycles: list[Cycle]) -> None:
 async def _idle_cycles(process: ControlProcess, cycles: list[Cycle]) -> list[Cycle]:
     seen = len(cycles)
     while len(cycles) < seen + _IDLE_CYCLES:
-        process.wake.set()
+        process.control.wake.set()
         await asyncio.sleep(0.01)
     return cycles[seen:]
 

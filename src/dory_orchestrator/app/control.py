@@ -1,0 +1,161 @@
+"""Everything that decides and acts, joined: it reads, observes, leads, reconciles and polls."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from dory_orchestrator.core.model import ComponentHealth, Limits, Pod
+from dory_orchestrator.core.owned import owned_pods
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.checkpoint import Checkpointer
+from dory_orchestrator.loops.evidence import KeptStates, PodEvidence
+from dory_orchestrator.loops.lead import Leadership
+from dory_orchestrator.loops.observe import Observer
+from dory_orchestrator.loops.poll_health import HealthPoller
+from dory_orchestrator.loops.reconcile import Reconciler
+from dory_orchestrator.loops.tell import Teller
+from dory_orchestrator.loops.wake import Wake
+from dory_orchestrator.loops.watch import Watcher
+from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.ports import Cluster, Pods, StoreError
+from dory_orchestrator.settings import Settings
+from dory_orchestrator.store.postgres import PostgresStore
+
+_log = get_logger(__name__)
+PROBES_MAX = 500
+"""Pods that are asked at once: 1,800 may hang at a time before a round takes too long."""
+CAPTURES_MAX = 100
+"""Pods whose state is asked for at once."""
+_PRUNE_SECONDS = 600.0
+_KEPT_SECONDS = 30 * 86_400.0
+
+
+class Control:
+    """Everything that decides and acts, joined, over a store, a cluster and its pods."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: PostgresStore,
+        cluster: Cluster,
+        pods: Pods,
+        holder: str,
+        metrics: Metrics,
+    ) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.store, self.cluster, self.pods = store, cluster, pods
+        self.wake = Wake()
+        self.observer = Observer(self.cluster, self.wake.set)
+        self.leadership = Leadership(
+            self.store, holder=holder, metrics=self.metrics, on_change=self.wake.set
+        )
+        self.watcher = Watcher(
+            self.store,
+            metrics=self.metrics,
+            poll_interval_seconds=settings.poll_interval,
+            on_change=self.wake.set,
+        )
+        self.poller = HealthPoller(
+            pods=self.pods,
+            store=self.store,
+            running=self._running_pods,
+            metrics=self.metrics,
+            interval_seconds=settings.health_poll_interval,
+            concurrency=PROBES_MAX,
+        )
+        self.teller = Teller(self.store, lambda: self.leadership.lease)
+        self.checkpointer = self._make_checkpointer()
+        self.reconciler = self._make_reconciler()
+
+    def _make_checkpointer(self) -> Checkpointer:
+        settings = self.settings
+        tokens = (settings.state_token, settings.state_token_previous)
+        return Checkpointer(
+            pods=self.pods,
+            store=self.store,
+            cluster=self.cluster,
+            lease=lambda: self.leadership.lease,
+            running=self._owned_pods,
+            tell=self.teller.tell,
+            metrics=self.metrics,
+            tokens=[token.get_secret_value() for token in tokens if token is not None],
+            concurrency=CAPTURES_MAX,
+            on_restored=self.wake.set,
+        )
+
+    def _make_reconciler(self) -> Reconciler:
+        settings = self.settings
+        return Reconciler(
+            store=self.store,
+            cluster=self.cluster,
+            watcher=self.watcher,
+            observer=self.observer,
+            leadership=self.leadership,
+            limits=Limits(
+                namespace=settings.namespace,
+                guard_release_seconds=settings.deletion_guard_seconds,
+                heartbeat_stale_seconds=settings.heartbeat_stale,
+                node_failure_grace_seconds=settings.node_failure_grace,
+                failback_stable_seconds=settings.failback_stable,
+                moves_max=settings.moves_max,
+                checkpoint_interval_seconds=settings.checkpoint_interval,
+            ),
+            metrics=self.metrics,
+            wake=self.wake,
+            poll_interval_seconds=settings.poll_interval,
+            evidence=PodEvidence(self.poller, self.checkpointer, settings.health_poll_interval),
+            states=KeptStates(self.checkpointer, self.cluster),
+        )
+
+    def _owned_pods(self) -> Iterable[tuple[Pod, int, float, tuple[str, ...]]]:
+        """The pods whose state is kept."""
+        desired, observed = self.reconciler.desired, self.observer.current
+        if desired is None or observed is None:
+            return ()
+        interval_seconds = self.settings.checkpoint_interval
+        return [
+            (one.pod, one.epoch, one.interval_seconds, one.proof)
+            for one in owned_pods(desired, observed, interval_seconds)
+        ]
+
+    def _running_pods(self) -> Iterable[Pod]:
+        """The pods to poll. Two processes that poll would only write the same twice."""
+        observed = self.observer.current
+        if observed is None or self.leadership.lease is None:
+            return ()
+        fleet_id = self.watcher.fleet_id
+        return [pod for pod in observed.pods.values() if pod.fleet_id == fleet_id]
+
+    def components(self) -> Mapping[str, ComponentHealth]:
+        """The components that are known of."""
+        health = self.observer.health()
+        known = {"health-poller": self.poller.health()}
+        return known if health is None else {"kubernetes": health, **known}
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.watch())
+            for part in (
+                self.leadership,
+                self.observer,
+                self.poller,
+                self.checkpointer,
+                self.teller,
+            ):
+                group.create_task(part.run())
+
+    async def watch(self) -> None:
+        """Without a cluster there is nothing to lead: read what is desired until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for work in (self.watcher.listen(), self.reconciler.run(), self._prune()):
+                group.create_task(work)
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(_PRUNE_SECONDS)
+            try:
+                await self.store.forget_events(_KEPT_SECONDS)
+                await self.store.forget_checkpoints(_KEPT_SECONDS)
+            except StoreError as error:
+                _log.debug("what is old stays", error=str(error))
