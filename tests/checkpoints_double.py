@@ -1,5 +1,6 @@
 """Checkpoints in memory. It passes the same contract suite as PostgreSQL."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -116,6 +117,7 @@ class MemoryCheckpoints:
             each.captured_at,
             each.payload,
             each.sha256,
+            _age_seconds(each),
         )
         return True
 
@@ -128,10 +130,13 @@ class MemoryCheckpoints:
         captured_at: float,
         payload: bytes,
         sha256: bytes,
+        age_seconds: float = 0.0,
     ) -> None:
         now = self.clock()
         position = Position(*place, next(self._numbers))
-        new = StoredCheckpoint(position, pod_uid, pod_name, captured_at, now, now, payload, sha256)
+        new = StoredCheckpoint(
+            position, pod_uid, pod_name, captured_at, now, now - age_seconds, payload, sha256
+        )
         before = self.checkpoints.get(processor_id, [])
         others = [each for each in before if each.position[:2] != place]
         self.checkpoints[processor_id] = sorted([*others, new], key=_position)[-_KEPT:]
@@ -149,7 +154,7 @@ class MemoryCheckpoints:
         stored = self.checkpoints.get(asked.processor_id, [])
         for number, each in enumerate(stored):
             if each.position[:2] == place and each.sha256 == asked.sha256:
-                stored[number] = replace(each, confirmed_at=self.clock())
+                stored[number] = replace(each, confirmed_at=self.clock() - _age_seconds(asked))
                 return True
         return False
 
@@ -199,6 +204,12 @@ class MemoryCheckpoints:
 @dataclass
 class MemoryCheckpointStore(MemoryStore, MemoryCheckpoints):
     """The double of the store, with checkpoints."""
+
+
+def _age_seconds(item: Checkpoint | Confirmation) -> float:
+    if item.asked_at is None:
+        return 0.0
+    return asyncio.get_running_loop().time() - item.asked_at
 
 
 def _position(checkpoint: StoredCheckpoint) -> Position:

@@ -414,7 +414,7 @@ class MemoryStore:
             case Forget():
                 if own is None or own.epoch != action.epoch or key in self.configs:
                     return False
-                self.owners[key] = Ownership(own.epoch)
+                self.owners[key] = own.forgotten()
                 self._end_move(key, "dropped")
                 return True
             case EndMove():
@@ -527,6 +527,7 @@ class MemoryStore:
             pod_uid=None,
             pod_name=None,
             pod_ip=None,
+            last_pod_name=None if own is None else own.newest_pod_name,
         )
         row = self.processors.setdefault(key, Processor())
         row.edge_node_id = row.edge_node_id or create.edge_node_id

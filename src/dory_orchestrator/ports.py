@@ -431,7 +431,8 @@ class PodHealthStore(Protocol):
 
 
 class Checkpoint(NamedTuple):
-    """A state that a pod answered with, to be stored."""
+    """A state that a pod answered with, to be stored. `asked_at`, by the event loop's clock, is
+    when it was asked for; None: right now."""
 
     processor_id: UUID
     epoch: int
@@ -441,16 +442,18 @@ class Checkpoint(NamedTuple):
     captured_at: float
     payload: bytes
     sha256: bytes
+    asked_at: float | None = None
 
 
 class Confirmation(NamedTuple):
-    """The state of a pod is still the one that is stored."""
+    """The state of a pod is still the one that is stored. `asked_at` as in Checkpoint."""
 
     processor_id: UUID
     epoch: int
     incarnation: int
     pod_uid: str
     sha256: bytes
+    asked_at: float | None = None
 
 
 class Begun(NamedTuple):

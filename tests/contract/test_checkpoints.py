@@ -208,6 +208,24 @@ async def test_each_of_a_batch_is_judged_by_itself(world, lease):
     assert await lives[1].newest() is None
 
 
+async def test_a_state_is_as_old_as_the_question_for_it(world, lease):
+    """What a pod did while it waited to be stored is not in it."""
+    life = await place(world, lease)
+    await life.begin()
+    asked_at = asyncio.get_running_loop().time() - 5.0
+    assert await life.save(1, asked_at=asked_at)
+    first = await life.newest()
+    assert 4.9 < first.received_at - first.confirmed_at < 7
+    assert await life.save(2, asked_at=asked_at)
+    found = await life.newest()
+    assert 4.9 < found.received_at - found.confirmed_at < 7
+    fresh = asyncio.get_running_loop().time()
+    assert await life.confirm(2, asked_at=fresh)
+    assert (await life.newest()).confirmed_at > found.confirmed_at + 4.9
+    assert await life.confirm(2, asked_at=fresh - 60.0)
+    assert (await life.newest()).confirmed_at < found.received_at - 50
+
+
 async def test_an_unchanged_state_is_confirmed(world, lease):
     life = await place(world, lease)
     await life.begin()

@@ -74,7 +74,10 @@ async def test_what_is_not_desired_any_more_is_not_created(world, lease, status)
 async def test_a_creation_takes_the_place_of_the_pod_before(world, lease):
     key, _ = await placed(world, lease, ready=True)
     assert await grant(world, lease, create(key, 2, node="n2")) == [True]
-    assert await owner_of(world, key) == Ownership(2, node_name="n2")
+    assert await owner_of(world, key) == Ownership(2, node_name="n2", last_pod_name="pod-1")
+    # Nothing of the second was ever created: what the first saved at its end is the newest.
+    assert await grant(world, lease, create(key, 3, node="n3")) == [True]
+    assert (await owner_of(world, key)).newest_pod_name == "pod-1"
 
 
 async def test_a_link_is_made_once_and_one_that_stands_stays(world, lease):
@@ -231,7 +234,7 @@ async def test_forgetting_keeps_the_epoch_alone_and_the_way_home(world, lease):
     assert await grant(world, lease, forget(key, 2)) == [False], "another epoch"
     assert await grant(world, lease, forget(key, 3)) == [True]
     desired = await world.store.read_desired()
-    assert desired.ownership[key] == Ownership(3)
+    assert desired.ownership[key] == Ownership(3, last_pod_name="pod-3")
     assert desired.links == {key: node.id}
 
 

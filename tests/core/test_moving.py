@@ -146,7 +146,7 @@ def test_while_we_are_in_trouble_ourselves_no_interval_bounds_the_loss(began_at,
 
 
 @pytest.mark.parametrize(
-    ("led_since", "rpo"),
+    ("attended_since", "rpo"),
     [
         pytest.param(START - 5, 10, id="before-the-checkpoint"),
         pytest.param(START - 4, 10, id="with-it"),
@@ -154,11 +154,11 @@ def test_while_we_are_in_trouble_ourselves_no_interval_bounds_the_loss(began_at,
         pytest.param(None, 10, id="for-ever"),
     ],
 )
-def test_a_change_of_leaders_may_have_cost_a_checkpoint(led_since, rpo):
-    found = measure(MOVE, now=START + 100, interval_seconds=10, led_since=led_since)
+def test_an_interruption_may_have_cost_a_checkpoint(attended_since, rpo):
+    found = measure(MOVE, now=START + 100, interval_seconds=10, attended_since=attended_since)
     assert found.rpo_seconds == rpo
 
 
 def test_who_only_ends_a_move_did_not_miss_its_checkpoints():
-    found = measure(MOVE, now=START + 100, interval_seconds=10, led_since=MOVE.began_at + 1)
+    found = measure(MOVE, now=START + 100, interval_seconds=10, attended_since=MOVE.began_at + 1)
     assert found.rpo_seconds == 10

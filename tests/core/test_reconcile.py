@@ -252,9 +252,11 @@ def test_a_crash_loop_ends_in_five_minutes_between_tries_and_tells_the_cause():
 def test_what_is_gone_is_forgotten_once_and_its_epoch_kept():
     world = World(configs=processors(3), nodes={"cloud-1": a_node("cloud-1")})
     world.settle()
+    name = world.ownership[KEY].pod_name
     del world.configs[KEY]
     world.settle()
-    assert world.ownership[KEY] == Ownership(1)
+    # What that pod saved at its end is what it goes on from, should it come back.
+    assert world.ownership[KEY] == Ownership(1, last_pod_name=name)
     assert not world.compute()[1].actions
 
     world.configs[KEY] = ONE

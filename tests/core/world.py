@@ -350,7 +350,7 @@ class World:
             case Forget():
                 if own is None or own.epoch != action.epoch or action.processor_id in self.configs:
                     return False
-                self.ownership[action.processor_id] = Ownership(own.epoch)
+                self.ownership[action.processor_id] = own.forgotten()
                 self.links.pop(action.processor_id, None)
                 self.moves.pop(action.processor_id, None)
                 return True
@@ -409,6 +409,7 @@ class World:
             ready=False,
             pod_uid=None,
             pod_name=None,
+            last_pod_name=None if own is None else own.newest_pod_name,
             pod_ip=None,
         )
         if action.edge_node_id is not None:

@@ -353,6 +353,9 @@ class Unprepared:
     async def capture(self, lease: Lease, pod: Pod, epoch: int) -> bool:
         return True
 
+    async def undo_late_save(self, pod: Pod) -> bool:
+        return False
+
 
 async def test_a_state_that_cannot_be_laid_out_is_tried_again_in_the_same_epoch():
     states = Unprepared(tries=3)

@@ -679,6 +679,42 @@ async def test_without_any_state_nothing_is_seeded():
         assert rig.newest() is None
 
 
+async def test_what_a_pod_saves_after_it_was_forced_away_is_undone():
+    rig = Rig()
+    rig.add(1, {"count": 50}, name="old")
+    async with rig:
+        await rig.until(11)
+        old = rig.running.pop("old").pod
+        await rig.prepare(("old",))
+        rig.add(1, {"count": 50}, name="new", epoch=2)
+        assert not await rig.checkpointer.undo_late_save(rig.cluster, old), "it did not save"
+        rig.save_document({"count": 99}, "old", at=20)
+        assert await rig.checkpointer.undo_late_save(rig.cluster, old)
+        assert (rig.document().payload, rig.document().position[:2]) == (b'{"count": 50}', (1, 1))
+        assert ("document_refused", "late") in rig.reasons
+        # The newest is its successor's by now.
+        await rig.until(21)
+        rig.pods.programs["new:8080"].state = {"count": 70}
+        await rig.until(35)
+        assert rig.newest() == {"count": 70}
+        rig.save_document({"count": 100}, "old", at=36)
+        assert await rig.checkpointer.undo_late_save(rig.cluster, old)
+        assert rig.document().payload == b'{"count": 70}'
+
+
+async def test_what_its_successor_saved_stands():
+    rig = Rig()
+    rig.add(1, {"count": 50}, name="old")
+    async with rig:
+        await rig.until(11)
+        old = rig.running["old"].pod
+        rig.save_document({"count": 60}, "new", at=20)
+        assert not await rig.checkpointer.undo_late_save(rig.cluster, old)
+        assert rig.document().payload == b'{"count": 60}'
+        rig.cluster.states.clear()
+        assert not await rig.checkpointer.undo_late_save(rig.cluster, old)
+
+
 async def test_what_the_owner_saved_last_is_taken():
     rig = Rig()
     rig.add(1, {"count": 50})

@@ -54,6 +54,7 @@ class States:
     def __init__(self) -> None:
         self.prepared: list[str] = []
         self.captured: list[str] = []
+        self.looked_for: list[tuple[float, str]] = []
         self.can_capture = True
         self.age_seconds = 2.0
 
@@ -64,6 +65,10 @@ class States:
     async def capture(self, lease: Lease, pod: Pod, epoch: int) -> bool:
         self.captured.append(pod.name)
         return self.can_capture
+
+    async def undo_late_save(self, pod: Pod) -> bool:
+        self.looked_for.append((now(), pod.name))
+        return False
 
 
 class Site:
@@ -100,6 +105,9 @@ class Site:
 
     def is_restored(self, pod: Pod) -> bool:
         return self.has_state and pod.ready
+
+    def attended_since(self) -> float | None:
+        return None
 
     async def __aenter__(self) -> "Site":
         await self.rig.__aenter__()
@@ -151,6 +159,10 @@ async def test_a_dead_node_s_processor_lives_on_in_the_cloud_and_comes_home():
         assert spec.environment["DORY_NODE_TYPE"] == "managed"
         # The replacement had a place before the old one was forced away.
         assert site.rig.cluster.deleted == [(old.name, True)]
+        (forced_at,) = site.rig.cluster.moments("delete")
+        await asyncio.sleep(16)
+        ((at, name),) = site.states.looked_for
+        assert (round(at - forced_at), name) == (15, old.name)
         assert site.rig.store.nodes[site.rows[0].id].status == "offline"
         (key, move, outcome) = site.rig.store.ended_moves[-1]
         assert (key, move.from_node, outcome) == (UUID(int=0), "edge-1", "done")

@@ -16,6 +16,7 @@ from tests.store.test_takeover import PORTAL_TABLES
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     EventQuery,
+    Lease,
     MoveQuery,
     NodeQuery,
     ProcessorQuery,
@@ -24,6 +25,7 @@ from dory_orchestrator.ports import (
     StoreUnavailable,
 )
 from dory_orchestrator.store.migrate import upgrade
+from dory_orchestrator.store.postgres import PostgresStore
 from dory_orchestrator.store.views import PostgresViews
 
 TWIN = UUID("00000000-0000-0000-0000-00000000000b")
@@ -129,6 +131,66 @@ async def test_the_summary_is_current_once_its_leader_has_looked(world):
     assert not (await world.views.summary()).current
     await world.connection.execute("DELETE FROM orchestrator.fleet")
     assert not (await world.views.summary()).current
+
+
+async def test_who_is_adopted_away_from_home_is_away_and_who_is_adopted_at_home_is_at_home(world):
+    """The database was restored: it has forgotten that one moved, and that another came back."""
+    ahead = {"state": "held", "reason": "epoch_ahead", "pod_epoch": 9, "epoch": 4}
+    home = await world.connection.fetchval(
+        "INSERT INTO edge_nodes (organization_id, name) VALUES (gen_random_uuid(), 'edge-1')"
+        " RETURNING id"
+    )
+    moved, stayed, returned = [
+        await world.add_processor(node, node=node, **ahead)
+        for node in ("cloud-1", "edge-1", "edge-1")
+    ]
+    await world.connection.executemany(
+        "INSERT INTO edge_node_apps (edge_node_id, processor_id, status) VALUES ($1, $2, $3)",
+        [(home, moved, "active"), (home, stayed, "active"), (home, returned, "failed_over")],
+    )
+    await world.connection.execute(
+        "UPDATE orchestrator.ownership SET left_edge_node_id = $1 WHERE processor_id = $2",
+        home,
+        returned,
+    )
+    await world.views.adopt(None, "eva")
+    links = await world.connection.fetch("SELECT processor_id, status FROM edge_node_apps")
+    assert {row[0]: row[1] for row in links} == {
+        moved: "failed_over",
+        stayed: "active",
+        returned: "active",
+    }
+    left = await world.connection.fetch(
+        "SELECT processor_id, left_edge_node_id FROM orchestrator.ownership"
+    )
+    assert {row[0]: row[1] for row in left} == {moved: home, stayed: None, returned: None}
+
+
+async def test_an_adopted_pod_is_not_set_back_to_what_a_restored_database_has(world, database_url):
+    store = PostgresStore(database_url, metrics=Metrics(), pool_size=2, timeout_seconds=5.0)
+    ahead = {"state": "held", "reason": "epoch_ahead", "pod_epoch": 9, "epoch": 4}
+    known, unknown = [await world.add_processor(None, node="n", **ahead) for _ in range(2)]
+    await world.connection.execute(
+        "INSERT INTO orchestrator.checkpoints (processor_id, epoch, incarnation, pod_uid, pod_name,"
+        " captured_at, sha256, size_bytes, body) VALUES ($1, 4, 7, 'old', 'old', 1, 'x', 1, 'x')",
+        known,
+    )
+    await world.views.adopt(None, "eva")
+    term = await store.hold_lease("me", None, 60)
+    assert term is not None
+    for key, number in ((known, 8), (unknown, 1)):
+        owner = await world.connection.fetchrow(
+            "SELECT pod_uid, pod_name FROM orchestrator.ownership WHERE processor_id = $1", key
+        )
+        said = {"pod_uid": owner["pod_uid"], "pod_name": owner["pod_name"]}
+        for ready_at, is_same in ((1000.0, True), (1000.5, True), (1020.0, False)):
+            begun = await store.begin_incarnation(
+                Lease("me", term), key, 9, restart_count=0, ready_at=ready_at, **said
+            )
+            assert begun is not None
+            assert begun.incarnation.given is is_same
+            assert begun.incarnation.number == number + (not is_same)
+    await store.close()
 
 
 class TestLateCommits:

@@ -116,13 +116,15 @@ class CaptureRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A state, and when it was taken: moments are by the pod's clock."""
+    """A state, and when it was taken: moments are by the pod's clock. `asked_at`, by the clock
+    of whoever asked, is when it was asked for: what came after that is not in it."""
 
     payload: bytes
     sha256: bytes
     pod_name: str
     captured_at: float
     uptime_seconds: float
+    asked_at: float | None = None
 
     @property
     def ready_at(self) -> float:
@@ -280,14 +282,15 @@ class Incarnation:
     """One life of a container, from its start to its end.
 
     `number` grows with each one of a processor; `given` tells that its state is the newest
-    there was, or that there was none.
+    there was, or that there was none. Of one that was adopted `ready_at` is not known until it is
+    asked.
     """
 
     number: int
     pod_uid: str
     pod_name: str
     restart_count: int
-    ready_at: float
+    ready_at: float | None
     given: bool = False
 
 
@@ -299,7 +302,7 @@ def is_same_incarnation(
     return (
         known.pod_uid == pod_uid
         and restart_count <= known.restart_count
-        and abs(ready_at - known.ready_at) <= SAME_READY_SECONDS
+        and (known.ready_at is None or abs(ready_at - known.ready_at) <= SAME_READY_SECONDS)
     )
 
 

@@ -320,7 +320,8 @@ class Ownership:
 
     `pod_uid` is None between the grant of a placement and the pod's creation. `failures` are
     those in a row; `failed_pod_uid` is the pod of the last one, and `retry_at` when the next
-    try is due. `exit_code` and `restart_reason` tell how the last pod ended.
+    try is due. `exit_code` and `restart_reason` tell how the last pod ended. `last_pod_name` is
+    the pod that owned it before `pod_name` was cleared: what it saved at its end is the newest.
     """
 
     epoch: int
@@ -334,6 +335,16 @@ class Ownership:
     retry_at: float | None = None
     exit_code: int | None = None
     restart_reason: str | None = None
+    last_pod_name: str | None = None
+
+    @property
+    def newest_pod_name(self) -> str | None:
+        """The owner; where none was created yet, the one before it."""
+        return self.pod_name or self.last_pod_name
+
+    def forgotten(self) -> "Ownership":
+        """What stays of it when its processor is not desired any more, and nothing runs."""
+        return Ownership(self.epoch, last_pod_name=self.newest_pod_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,8 +390,8 @@ class Snapshot:
     `acting` are processors that an earlier decision is still being carried out for.
     `desired_most` is the highest count of desired processors of the last ten minutes, by group
     of the deletion guard. `answers` tells of each pod that our poller asked lately whether it
-    answered; `restored` are the pods, by uid, whose present incarnation has its state. Who decides
-    has led since `led_since`; None: for as long as matters.
+    answered; `restored` are the pods, by uid, whose present incarnation has its state. Checkpoints
+    are taken without interruption since `attended_since`; None: not known.
     """
 
     desired: Desired
@@ -389,7 +400,7 @@ class Snapshot:
     desired_most: Mapping[str, int] = field(default_factory=dict)
     answers: Mapping[str, bool] = field(default_factory=dict)
     restored: frozenset[str] = frozenset()
-    led_since: float | None = None
+    attended_since: float | None = None
 
     @property
     def now(self) -> float:

@@ -100,9 +100,9 @@ def measure(
     now: float,
     interval_seconds: float,
     gaps: Sequence[Gap] = (),
-    led_since: float | None = None,
+    attended_since: float | None = None,
 ) -> Measured:
-    """RTO and RPO of a move that ends `now`, and that who has led `led_since` ends.
+    """RTO and RPO of a move that ends `now`. See Snapshot for `attended_since`.
 
     RTO counts from the last sign of life: a heartbeat, or a checkpoint that was taken.
     RPO is how old the state was when the first evidence came that its processor had ended. Where
@@ -123,9 +123,11 @@ def measure(
         # lived on after what was taken for evidence.
         return Measured(now - alive_at, max(0.0, move.began_at - move.state_at))
     age = max(0.0, ended_at - move.state_at)
-    # Nobody takes checkpoints between two leaders, and the first of a new one come late.
-    is_led_anew = led_since is not None and move.state_at < led_since <= move.began_at
-    if is_led_anew or not _came_as_they_should(move, interval_seconds):
+    # Nobody takes checkpoints between two leaders, or while the leader stands still.
+    was_left_alone = attended_since is not None and (
+        move.state_at < attended_since <= move.began_at
+    )
+    if was_left_alone or not _came_as_they_should(move, interval_seconds):
         return Measured(now - alive_at, age)
     return Measured(now - alive_at, min(age, interval_seconds))
 

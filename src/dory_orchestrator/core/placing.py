@@ -184,7 +184,10 @@ class Placing(Cycle):
             detail = f"from {move.from_node}: {detail}"
         previous = tuple(
             name
-            for name in (own.pod_name if own is not None else None, *self._names_of(processor_id))
+            for name in (
+                own.newest_pod_name if own is not None else None,
+                *self._names_of(processor_id),
+            )
             if name is not None
         )
         self.creates.append(

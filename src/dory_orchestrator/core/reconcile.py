@@ -393,7 +393,7 @@ class _Cycle(Relocating):
                 processor_id not in desired.configs
                 and processor_id not in self.ours
                 and processor_id not in self.snapshot.acting
-                and own != Ownership(own.epoch)
+                and own != own.forgotten()
             ):
                 detail = "not desired, and its pod is gone"
                 self.forgets.append(Forget(processor_id, own.epoch, Reason.NOT_DESIRED, detail))

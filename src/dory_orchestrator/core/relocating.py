@@ -353,7 +353,7 @@ class Relocating(Placing):
             now=self.now,
             interval_seconds=default if wished is None else wished,
             gaps=self.desired.gaps,
-            led_since=self.snapshot.led_since,
+            attended_since=self.snapshot.attended_since,
         )
         detail = f"{move.kind} from {move.from_node} to {pod.node_name}: {measured}"
         return EndMove(

@@ -16,6 +16,7 @@ from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     Cluster,
+    ClusterError,
     ClusterRefused,
     ClusterUnavailable,
     Event,
@@ -31,6 +32,8 @@ _CALL_SECONDS = 15.0
 _ASKING_SECONDS = 30.0
 _BACKOFF = Backoff(first_seconds=1.0, most_seconds=30.0, forgotten_after_seconds=0.0)
 _ALREADY_DONE = (Refusal.NOT_FOUND, Refusal.CONFLICT)
+_LATE_SAVE_SECONDS = 15.0
+"""After so long a pod that was forced away has saved, if it runs on where nobody reaches it."""
 CONCURRENCY = 16
 
 Work = Create | Delete
@@ -68,6 +71,11 @@ class States(Protocol):
 
     async def capture(self, lease: Lease, pod: Pod, epoch: int) -> bool:
         """Capture the state of a running pod, and store it; whether that was done."""
+        ...
+
+    async def undo_late_save(self, pod: Pod) -> bool:
+        """Put the newest state in place of what this pod saved, which was forced away; whether it
+        had saved. Raises StoreError, ClusterError."""
         ...
 
 
@@ -145,7 +153,7 @@ class Actor:
                     _log.info("not done: the lease was lost", processor_id=str(key))
                     return
                 self._count_reaction(turn)
-                if await self._call(turn.lease, work, failures, asked=asked):
+                if await self._call(turn, work, failures, asked=asked):
                     self._unsettled.pop(key, None)
                     return
             asked = True
@@ -173,13 +181,32 @@ class Actor:
             del self._acting[processor_id]
         self._on_done()
 
-    async def _call(self, lease: Lease, work: Work, failures: int, *, asked: bool) -> bool:
+    def _look_for_late_save(self, turn: Turn, delete: Delete) -> None:
+        if self._states is not None:
+            turn.group.create_task(self._undo_late_save(self._states, turn, delete.pod))
+
+    async def _undo_late_save(self, states: States, turn: Turn, pod: Pod) -> None:
+        """Else the next start of its successor would begin from that; it would be noticed, and
+        set right, only once that is ready."""
+        await asyncio.sleep(_LATE_SAVE_SECONDS)
+        if self._leading.lease != turn.lease:
+            return
+        try:
+            async with asyncio.timeout(_CALL_SECONDS):
+                await states.undo_late_save(pod)
+        except (StoreError, ClusterError, TimeoutError) as error:
+            _log.info("a late save is not looked for", pod=pod.name, error=str(error))
+
+    async def _call(self, turn: Turn, work: Work, failures: int, *, asked: bool) -> bool:
         """Whether it is settled. `asked` says that it was called before."""
+        lease = turn.lease
         try:
             if isinstance(work, Create):
                 await self._create(lease, work)
             else:
                 await self._delete(lease, work)
+                if work.force:
+                    self._look_for_late_save(turn, work)
         except ClusterRefused as refusal:
             if asked and refusal.reason is Refusal.ALREADY_EXISTS:
                 # By the call before: a picture will tell.

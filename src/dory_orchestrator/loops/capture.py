@@ -1,5 +1,6 @@
 """One visit to a pod: its state is asked for and, where its incarnation is new, given first."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -126,7 +127,7 @@ class Visitor:
         pod, number = owned.pod, life.incarnation.number
         key = _processor(pod)
         if capture.sha256 == life.stored_sha256:
-            return Confirmation(key, owned.epoch, number, pod.uid, capture.sha256)
+            return Confirmation(key, owned.epoch, number, pod.uid, capture.sha256, capture.asked_at)
         return Checkpoint(
             key,
             owned.epoch,
@@ -136,14 +137,17 @@ class Visitor:
             capture.captured_at,
             capture.payload,
             capture.sha256,
+            capture.asked_at,
         )
 
     # Capture
 
     async def _capture(self, pod: Pod) -> Capture:
+        asked_at = asyncio.get_running_loop().time()
         try:
             body = await self._get(pod)
-            return read_capture(body, self._limits, pod_name=pod.name)
+            capture = read_capture(body, self._limits, pod_name=pod.name)
+            return replace(capture, asked_at=asked_at)
         except PodUnreachable as error:
             raise NotTaken("unreachable", str(error), told=False) from error
         except PodRefused as error:

@@ -34,6 +34,7 @@ __all__ = ["Checkpointer", "Owned", "Seeded"]
 _log = get_logger(__name__)
 _TICK_SECONDS = 0.1
 _LOOK_TICKS = 10
+_STALL_SECONDS = 1.0
 _RETRY_SECONDS = 2.0
 _SPREAD_SECONDS = 10.0
 _AGES_SECONDS = 5.0
@@ -107,14 +108,20 @@ class Checkpointer:
         self._counts: dict[UUID, tuple[str, int]] = {}
         self._late: set[UUID] = set()
         self._ages: tuple[float, dict[UUID, float]] | None = None
+        self.attended_since: float | None = None
+        """Since when all turns are taken in time, by the event loop's clock: in this term, and
+        since this process last stood still."""
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._writer.run())
             tasks.create_task(self._watch_ages())
-            tick = 0
+            tick, ticked_at = 0, _now()
             while True:
+                if _now() - ticked_at > _STALL_SECONDS:
+                    self.attended_since = _now()
+                ticked_at = _now()
                 if tick % _LOOK_TICKS == 0:
                     self._look()
                 tick += 1
@@ -158,6 +165,10 @@ class Checkpointer:
         )
         self._restarted.pop(spec.processor_id, None)
         return seeded
+
+    async def undo_late_save(self, cluster: Cluster, pod: Pod) -> bool:
+        """See Seeder."""
+        return await self._seeder.undo_late_save(cluster, pod)
 
     async def capture_now(self, lease: Lease, pod: Pod, epoch: int) -> bool:
         """Take and durably store a checkpoint at once; whether that was possible."""
@@ -220,6 +231,7 @@ class Checkpointer:
 
     def _begin_term(self, lease: Lease | None) -> None:
         self._term = lease
+        self.attended_since = None if lease is None else _now()
         self._visitor.forget_all()
         self._writer.forget()
         self._restarted.clear()

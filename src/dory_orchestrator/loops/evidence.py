@@ -37,6 +37,11 @@ class PodEvidence:
         """Whether the present incarnation of a pod has its state."""
         return self._checkpointer.restored(pod.uid, pod.restart_count)
 
+    def attended_since(self) -> float | None:
+        """See Evidence. Where nobody has begun yet, it is from now on."""
+        since = self._checkpointer.attended_since
+        return asyncio.get_running_loop().time() if since is None else since
+
 
 class KeptStates:
     """The checkpointer, as who creates and ends pods sees it."""
@@ -55,3 +60,7 @@ class KeptStates:
     async def capture(self, lease: Lease, pod: Pod, epoch: int) -> bool:
         """See States."""
         return await self._checkpointer.capture_now(lease, pod, epoch)
+
+    async def undo_late_save(self, pod: Pod) -> bool:
+        """See States."""
+        return await self._checkpointer.undo_late_save(self._cluster, pod)

@@ -62,6 +62,10 @@ class Evidence(Protocol):
         """Whether the present incarnation of a pod has its state."""
         ...
 
+    def attended_since(self) -> float | None:
+        """Since when checkpoints are taken without interruption, by the event loop's clock."""
+        ...
+
 
 class NoEvidence:
     """Nobody asks pods: then no silence is proven, and no move is complete."""
@@ -73,6 +77,10 @@ class NoEvidence:
     def is_restored(self, pod: Pod) -> bool:
         """Not known."""
         return False
+
+    def attended_since(self) -> float | None:
+        """Not known."""
+        return None
 
 
 class History:
@@ -127,8 +135,6 @@ class Reconciler:
         self._refusals = 0
         self._faults = 0
         self._history = History()
-        self._led: tuple[int, float] | None = None
-        """The latest term in which we led, and since when by the database's clock."""
         self._display = Display(store, metrics)
         self._actor = Actor(
             store=store,
@@ -183,8 +189,6 @@ class Reconciler:
         if lease is None or observed is None:
             # Without a lease another acts; without a picture nothing may be decided.
             return self._interval_seconds
-        if self._led is None or self._led[0] != lease.term:
-            self._led = (lease.term, desired.now)
         plan = self._compute(desired, observed, acting)
         turn = Turn(group, lease, woken_at)
         # Before anything is granted by it: whoever takes over must know what was known.
@@ -209,12 +213,17 @@ class Reconciler:
             desired_most=self._history.most(),
             answers=self._evidence.answers(),
             restored=self._restored(desired, observed),
-            led_since=self._led and self._led[1],
+            attended_since=self._attended_since(desired),
         )
         with self._metrics.reconciliation_compute_duration.time():
             plan = compute(snapshot, self._limits)
         self._history.add(_now(), dict(plan.desired_counts))
         return plan
+
+    def _attended_since(self, desired: Desired) -> float | None:
+        """By the database's clock."""
+        since = self._evidence.attended_since()
+        return None if since is None else desired.now - (_now() - since)
 
     def _restored(self, desired: Desired, observed: Observation) -> frozenset[str]:
         """Of processors that are on their way, or that live elsewhere: of no others it matters."""

@@ -134,6 +134,31 @@ class Seeder:
             before=ready_at,
         )
 
+    async def undo_late_save(self, cluster: Cluster, pod: Pod) -> bool:
+        """Put the newest state in place of what a pod saved that was forced away: where nobody
+        reached it, it ran on. Whether there was such a save. Raises StoreError, ClusterError.
+        """
+        assert pod.processor_id is not None  # noqa: S101 - only such pods are forced away
+        key = pod.processor_id
+        stored = await cluster.read_state(pod.namespace, key)
+        found = self._read(key, stored)
+        if stored is None or found is None or found.position is not None:
+            return False
+        newest = await self._store.newest_checkpoint(key)
+        if found.pod_name != pod.name or newest is None or newest.sha256 == found.sha256:
+            return False
+        try:
+            await cluster.seed_state(
+                pod.namespace, key, _document(key, newest), version=stored.version
+            )
+        except ClusterRefused as error:
+            if error.reason is not Refusal.CONFLICT:
+                raise
+            # The owner saved meanwhile: that stands.
+            return False
+        self._complain(key, "late", f"pod {pod.name} saved after it was forced away")
+        return True
+
     def _read(self, processor_id: UUID, stored: StoredState | None) -> Document | None:
         if stored is None:
             return None

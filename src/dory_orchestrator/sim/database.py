@@ -304,7 +304,7 @@ class Database:
             case Forget():
                 if own is None or own.epoch != action.epoch or key in self.configs:
                     return False
-                self.ownership[key] = Ownership(own.epoch)
+                self.ownership[key] = own.forgotten()
                 self.links.pop(key, None)
                 self._end_move(key, "dropped", None)
                 return True
@@ -356,6 +356,7 @@ class Database:
             pod_uid=None,
             pod_name=None,
             pod_ip=None,
+            last_pod_name=None if own is None else own.newest_pod_name,
         )
         if action.edge_node_id is not None:
             self.links.setdefault(key, action.edge_node_id)

@@ -74,6 +74,7 @@ class Orchestrator:
         self.acting: Counter[UUID] = Counter()
         self.history = History()
         self.led: tuple[int, float] | None = None
+        """The term, and since when it attends to checkpoints in it without interruption."""
         self.refusals = 0
         self.timer = 0
         self.is_woken = False
@@ -100,6 +101,7 @@ class Orchestrator:
     def freeze(self, seconds: float) -> None:
         """It stands still, and then goes on as if nothing had been."""
         self.frozen_until = max(self.frozen_until, self.ground.now + seconds)
+        self.led = None
 
     @property
     def is_running(self) -> bool:
@@ -197,7 +199,7 @@ class Orchestrator:
             desired_most=self.history.most(),
             answers=self._answers(picture),
             restored=self._restored(desired, picture),
-            led_since=self.led and self.led[1],
+            attended_since=self.led and self.led[1],
         )
         self.computed += 1
         try:

@@ -247,6 +247,9 @@ class Simulation:
             self.lost_at[process.processor_id] = ground.now
         elif leading and not leading[0].visit(process):
             again = BEAT_SECONDS
+        elif leading and not process.node.is_impaired:
+            # Its leader does not know yet that it runs: by a stalled picture, or a lost answer.
+            self.lost_at[process.processor_id] = ground.now
         ground.after(again, self._visit, process)
 
     # Promises about moves
@@ -290,8 +293,7 @@ class Simulation:
         over = loss - end.rpo_seconds
         lost_at = max(self.disturbed_at, self.lost_at.get(key, -1e9))
         lived_on = moved.lived_on and moved.kind is MoveKind.FAILOVER
-        # What nobody can know is not held against it: a checkpoint that failed right before a
-        # crash looks like the crash, and who is not heard may live on.
+        # What nobody can know is not held against it: see docs/simulator.md.
         if lost_at < ended_at - 5 * BEAT_SECONDS and not lived_on:
             self.ground.check(
                 Promise.STATED_LOSS,

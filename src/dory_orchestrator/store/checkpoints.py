@@ -3,6 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -59,6 +60,9 @@ class CheckpointStatements:
             if known is not None and is_same_incarnation(
                 known, pod_uid=pod_uid, restart_count=restart_count, ready_at=ready_at
             ):
+                if known.ready_at is None:
+                    await connection.execute(_QUERIES["note_ready"], processor_id, ready_at)
+                    known = replace(known, ready_at=ready_at)
                 return Begun(known, newest)
             count = expected_restart_count(known, pod_uid, restart_count)
             number = await connection.fetchval(
@@ -112,6 +116,7 @@ class CheckpointStatements:
                 [c.sha256 for c, _ in rows],
                 [len(c.payload) for c, _ in rows],
                 [body for _, body in rows],
+                [_age_seconds(c) for c, _ in rows],
             )
             begun = [row["processor_id"] for row in saved if row["inserted"]]
             if begun:
@@ -135,6 +140,7 @@ class CheckpointStatements:
                 [c.epoch for c in asked],
                 [c.incarnation for c in asked],
                 [c.sha256 for c in asked],
+                [_age_seconds(c) for c in asked],
             )
             confirmed = {row["processor_id"] for row in rows}
             return [c.processor_id in confirmed for c in confirmations]
@@ -237,6 +243,12 @@ async def _lock_owners(
         [one.pod_uid for one in asked],
     )
     return [row["processor_id"] for row in rows]
+
+
+def _age_seconds(item: Checkpoint | Confirmation) -> float:
+    if item.asked_at is None:
+        return 0.0
+    return max(0.0, asyncio.get_running_loop().time() - item.asked_at)
 
 
 def _compress_all(payloads: Sequence[bytes]) -> list[bytes]:

@@ -25,6 +25,10 @@ SET epoch = excluded.epoch, number = GREATEST(i.number + 1, excluded.number),
     restart_count = excluded.restart_count, ready_at = excluded.ready_at, given_at = NULL
 RETURNING number
 
+-- note_ready --
+-- $1 processor, $2 ready at.
+UPDATE orchestrator.incarnations SET ready_at = $2 WHERE processor_id = $1
+
 -- newest_sha256 --
 SELECT sha256 FROM orchestrator.checkpoints
 WHERE processor_id = $1
@@ -46,13 +50,17 @@ FOR SHARE OF o
 
 -- save_checkpoints --
 -- $1 processors, $2 epochs, $3 incarnations, $4 pod uids, $5 pod names, $6 captured at,
--- $7 hashes, $8 sizes, $9 bodies. In the last incarnation, and only once it was given the newest.
+-- $7 hashes, $8 sizes, $9 bodies, $10 seconds since they were asked for: what came after that is
+-- not in them. In the last incarnation, and only once it was given the newest.
 INSERT INTO orchestrator.checkpoints AS c
-    (processor_id, epoch, incarnation, pod_uid, pod_name, captured_at, sha256, size_bytes, body)
-SELECT a.*
+    (processor_id, epoch, incarnation, pod_uid, pod_name, captured_at, sha256, size_bytes, body,
+    confirmed_at)
+SELECT a.processor_id, a.epoch, a.incarnation, a.pod_uid, a.pod_name, a.captured_at, a.sha256,
+    a.size_bytes, a.body, now() - make_interval(secs => a.age_seconds)
 FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::float8[],
-        $7::bytea[], $8::integer[], $9::bytea[])
-    AS a (processor_id, epoch, incarnation, pod_uid, pod_name, captured_at, sha256, size_bytes, body)
+        $7::bytea[], $8::integer[], $9::bytea[], $10::float8[])
+    AS a (processor_id, epoch, incarnation, pod_uid, pod_name, captured_at, sha256, size_bytes,
+        body, age_seconds)
 JOIN orchestrator.incarnations i ON i.processor_id = a.processor_id
     AND i.number = a.incarnation AND i.pod_uid = a.pod_uid AND i.given_at IS NOT NULL
 WHERE NOT EXISTS (
@@ -63,16 +71,17 @@ WHERE NOT EXISTS (
 ORDER BY a.processor_id
 ON CONFLICT (processor_id, epoch, incarnation) DO UPDATE
 SET sequence = excluded.sequence, pod_uid = excluded.pod_uid, pod_name = excluded.pod_name,
-    captured_at = excluded.captured_at, received_at = now(), confirmed_at = now(),
+    captured_at = excluded.captured_at, received_at = now(), confirmed_at = excluded.confirmed_at,
     sha256 = excluded.sha256, size_bytes = excluded.size_bytes, body = excluded.body
 WHERE c.sequence < excluded.sequence
 RETURNING processor_id, xmax = 0 AS inserted
 
 -- confirm_checkpoints --
--- $1 processors, $2 epochs, $3 incarnations, $4 hashes.
-UPDATE orchestrator.checkpoints c SET confirmed_at = now()
-FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bytea[])
-    AS a (processor_id, epoch, incarnation, sha256)
+-- $1 processors, $2 epochs, $3 incarnations, $4 hashes, $5 seconds since they were asked for.
+UPDATE orchestrator.checkpoints c
+SET confirmed_at = now() - make_interval(secs => a.age_seconds)
+FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bytea[], $5::float8[])
+    AS a (processor_id, epoch, incarnation, sha256, age_seconds)
 WHERE c.processor_id = a.processor_id AND c.epoch = a.epoch AND c.incarnation = a.incarnation
     AND c.sha256 = a.sha256
 RETURNING c.processor_id

@@ -321,7 +321,8 @@ SELECT engaged_at, reason, population, override_until FROM orchestrator.brake
 
 -- list_ownership --
 SELECT processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready, failures,
-    failed_pod_uid, extract(epoch FROM retry_at)::float8 AS retry_at, exit_code, restart_reason
+    failed_pod_uid, extract(epoch FROM retry_at)::float8 AS retry_at, exit_code, restart_reason,
+    last_pod_name
 FROM orchestrator.ownership
 
 -- read_guard --
@@ -540,6 +541,7 @@ WHERE EXISTS (
 ORDER BY a.processor_id
 ON CONFLICT (processor_id) DO UPDATE
 SET epoch = excluded.epoch, node_name = excluded.node_name, ready = false, updated_at = now(),
+    last_pod_name = COALESCE(o.pod_name, o.last_pod_name),
     pod_uid = NULL, pod_name = NULL, pod_ip = NULL
 WHERE o.epoch = excluded.epoch - 1
 RETURNING processor_id
@@ -613,7 +615,8 @@ RETURNING o.processor_id
 UPDATE orchestrator.ownership o
 SET pod_uid = NULL, pod_name = NULL, pod_ip = NULL, node_name = NULL, ready = false,
     failures = 0, failed_pod_uid = NULL, retry_at = NULL, exit_code = NULL,
-    restart_reason = NULL, updated_at = now()
+    restart_reason = NULL, last_pod_name = COALESCE(o.pod_name, o.last_pod_name),
+    updated_at = now()
 FROM unnest($1::uuid[], $2::bigint[]) AS a (processor_id, epoch)
 WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
     AND NOT EXISTS (

@@ -153,6 +153,8 @@ CREATE TABLE orchestrator.ownership (
     restart_reason text,
     -- Whether the instance that its latest move left is told to shut down.
     fencing boolean NOT NULL DEFAULT true,
+    -- The owner before `pod_name` was cleared: what it saved at its end is the newest state.
+    last_pod_name text,
     CONSTRAINT ownership_pkey PRIMARY KEY (processor_id)
 );
 
@@ -263,8 +265,8 @@ CREATE TABLE orchestrator.incarnations (
     pod_uid text NOT NULL,
     pod_name text NOT NULL,
     restart_count integer NOT NULL,
-    -- By the pod's clock, in Unix seconds.
-    ready_at double precision NOT NULL,
+    -- By the pod's clock, in Unix seconds. Null: it was adopted, and not asked yet.
+    ready_at double precision,
     -- When the newest checkpoint was in it; none of its own is accepted before.
     given_at timestamptz,
     CONSTRAINT incarnations_pkey PRIMARY KEY (processor_id)

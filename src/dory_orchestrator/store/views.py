@@ -168,6 +168,9 @@ class PostgresViews:
             frozen = [row["processor_id"] for row in rows]
             _check_frozen(wanted, frozen)
             await connection.execute(_QUERIES["adopt"], frozen)
+            await connection.execute(_QUERIES["adopt_states"], frozen)
+            await connection.execute(_QUERIES["adopt_away"], frozen)
+            await connection.execute(_QUERIES["adopt_at_home"], frozen)
             detail = f"{by} took the word of the pod for its epoch"
             await connection.execute(_QUERIES["tell_adopted"], frozen, detail)
             await connection.execute(_QUERIES["wake_leader"])

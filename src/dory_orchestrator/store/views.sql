@@ -322,6 +322,51 @@ SET epoch = EXCLUDED.epoch, pod_uid = EXCLUDED.pod_uid, pod_name = EXCLUDED.pod_
     updated_at = now()
 WHERE o.epoch <= EXCLUDED.epoch
 
+-- adopt_states --
+-- $1 processors. What they have counted is the newest, whatever a restored database has: to give
+-- them that would set them back.
+INSERT INTO orchestrator.incarnations AS i
+    (processor_id, epoch, number, pod_uid, pod_name, restart_count, given_at)
+SELECT s.processor_id, s.epoch, 1 + COALESCE((
+        SELECT max(c.incarnation) FROM orchestrator.checkpoints c
+        WHERE c.processor_id = s.processor_id
+    ), 0), s.pod_uid, s.pod_name, COALESCE(s.restart_count, 0), now()
+FROM orchestrator.processor_states s
+WHERE s.processor_id = ANY ($1) AND s.pod_uid IS NOT NULL AND s.pod_name IS NOT NULL
+ON CONFLICT (processor_id) DO UPDATE
+SET epoch = excluded.epoch, number = GREATEST(i.number + 1, excluded.number),
+    pod_uid = excluded.pod_uid, pod_name = excluded.pod_name,
+    restart_count = excluded.restart_count, ready_at = NULL, given_at = now()
+
+-- adopt_away --
+-- $1 processors. Of those whose pod is not where their link says: they live away from home, as
+-- after the failover that the database has forgotten, and go home when home is well.
+WITH away AS (
+    UPDATE edge_node_apps e SET status = 'failed_over', updated_at = now()
+    FROM orchestrator.processor_states s, edge_nodes n
+    WHERE s.processor_id = ANY ($1) AND e.processor_id = s.processor_id AND e.status = 'active'
+        AND n.id = e.edge_node_id AND n.name IS DISTINCT FROM s.node_name
+    RETURNING e.processor_id, e.edge_node_id
+)
+UPDATE orchestrator.ownership o SET left_edge_node_id = away.edge_node_id
+FROM away WHERE o.processor_id = away.processor_id
+
+-- adopt_at_home --
+-- $1 processors. The other way round: their pod is at the home that they are said to have left.
+WITH home AS (
+    UPDATE edge_node_apps e SET status = 'active', updated_at = now()
+    FROM orchestrator.processor_states s, edge_nodes n
+    WHERE s.processor_id = ANY ($1) AND e.processor_id = s.processor_id
+        AND e.status = 'failed_over' AND n.id = e.edge_node_id AND n.name = s.node_name
+        AND NOT EXISTS (
+            SELECT FROM edge_node_apps a
+            WHERE a.processor_id = e.processor_id AND a.status = 'active'
+        )
+    RETURNING e.processor_id
+)
+UPDATE orchestrator.ownership o SET left_edge_node_id = NULL
+FROM home WHERE o.processor_id = home.processor_id
+
 -- tell_adopted --
 -- $1 processors, $2 detail.
 INSERT INTO orchestrator.events
