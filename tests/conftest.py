@@ -6,6 +6,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +18,9 @@ from dory_orchestrator.store.embedded import EmbeddedPostgres
 from dory_orchestrator.store.migrate import upgrade
 
 _TEMPLATE = "dory_template"
-_DATABASE_FIXTURES = {"postgres", "own_postgres", "database_url", "empty_database_url"}
+_DATABASE_FIXTURES = {
+    *("postgres", "own_postgres", "database_url", "empty_database_url", "new_database_url")
+}
 _DATABASE_TIMEOUT_SECONDS = 60
 _numbers = count(1)
 
@@ -63,6 +66,14 @@ def empty_database_url(_server_url: str) -> Iterator[str]:
 def database_url(_server_url: str, _template: str) -> Iterator[str]:
     """The URL of a new database, migrated."""
     yield from _fresh_database(_server_url, _template)
+
+
+@pytest.fixture
+def new_database_url(_server_url: str, _template: str) -> Iterator[Callable[[], str]]:
+    """Makes migrated databases, as many as a test wants."""
+    with ExitStack() as made:
+        fresh = contextmanager(_fresh_database)
+        yield lambda: made.enter_context(fresh(_server_url, _template))
 
 
 @pytest.fixture(scope="session")
