@@ -548,8 +548,10 @@ class Database:
             self.ground.check(
                 Promise.NEWEST_CHECKPOINT,
                 position > before.position and count_of(payload) >= count_of(before.payload) - 1e-6,
-                f"{key}: {before.payload!r} of {before.pod_name} at {before.position}"
-                f" by {payload!r} of {pod_name} at {position}",
+                lambda: (
+                    f"{key}: {before.payload!r} of {before.pod_name} at {before.position}"
+                    f" by {payload!r} of {pod_name} at {position}"
+                ),
             )
         sha256 = checkpoint.sha256_of(payload)
         self.checkpoints[key] = StoredCheckpoint(
@@ -581,7 +583,8 @@ class Database:
 
 def payload_of(count: float) -> bytes:
     """The state of a processor that counts seconds."""
-    return checkpoint.payload_of({"count": round(count, 3)})
+    # As `core.checkpoint.payload_of` writes it, in a tenth of the time.
+    return f'{{"count": {round(count, 3)!r}}}'.encode()
 
 
 def count_of(payload: bytes) -> float:

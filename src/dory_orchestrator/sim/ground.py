@@ -132,9 +132,10 @@ class Ground:
         self.faults[fault] += 1
         self.tell(fault, text, notable=notable)
 
-    def check(self, promise: Promise, holds: bool, detail: str = "") -> None:
+    def check(self, promise: Promise, holds: bool, detail: str | Callable[[], str] = "") -> None:
         """Raises Broken unless it holds."""
         self.checks[promise] += 1
         if not holds:
-            self.tell("BROKEN", f"{promise}: {detail}")
-            raise Broken(promise, detail)
+            said = detail if isinstance(detail, str) else detail()
+            self.tell("BROKEN", f"{promise}: {said}")
+            raise Broken(promise, said)
