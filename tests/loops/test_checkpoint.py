@@ -514,6 +514,32 @@ async def test_a_pod_that_does_not_answer_is_given_its_state_later():
         assert rig.restored()
 
 
+async def test_a_restored_database_does_not_set_back_what_runs():
+    rig = Rig()
+    program = rig.add(1, {"count": 50})
+    async with rig:
+        await rig.until(11)
+        backup = (
+            dict(rig.store.incarnations),
+            {k: list(v) for k, v in rig.store.checkpoints.items()},
+        )
+        rig.restart("pod-1", {"count": 0})
+        await rig.until(25)
+        assert program.puts == [{"count": 50}]
+        program.state = {"count": 200}
+        await rig.until(41)
+        assert rig.newest() == {"count": 200}
+        program.state = {"count": 300}
+        rig.store.incarnations, rig.store.checkpoints = backup
+        await rig.until(70)
+        assert program.puts == [{"count": 50}]
+        assert rig.newest() == {"count": 300}
+        # Another life is given what there is by now.
+        rig.restart("pod-1", {"count": 0})
+        await rig.until(80)
+        assert program.puts == [{"count": 50}, {"count": 300}]
+
+
 async def test_what_restarts_while_it_is_given_is_given_again():
     rig = Rig()
     rig.add(1, {"count": 50})

@@ -102,6 +102,8 @@ class Visitor:
         self._limits = limits
         self._timeout_seconds = timeout_seconds
         self._lives: dict[str, Life] = {}
+        self._given: dict[str, Incarnation] = {}
+        """Of each pod the life that we saw go on from the newest state."""
 
     @property
     def lives(self) -> Mapping[str, Life]:
@@ -112,9 +114,15 @@ class Visitor:
         """Ask the store anew at the next visit."""
         self._lives.pop(uid, None)
 
+    def is_gone(self, uid: str) -> None:
+        """There is no such pod any more."""
+        self.forget(uid)
+        self._given.pop(uid, None)
+
     def forget_all(self) -> None:
         """It was another's turn meanwhile."""
         self._lives.clear()
+        self._given.clear()
 
     async def visit(self, lease: Lease, owned: Owned) -> Checkpoint | Confirmation:
         """What is to be written. Raises NotTaken, StoreError (LeaseLost)."""
@@ -122,6 +130,7 @@ class Visitor:
         life = await self._life(lease, owned, capture)
         if not life.incarnation.given:
             capture = await self._give(lease, owned, life, capture)
+        self._given[owned.pod.uid] = life.incarnation
         if is_empty(capture.payload) and life.has_state:
             raise NotTaken(CaptureReason.EMPTY, "its state is empty, and was not before")
         pod, number = owned.pod, life.incarnation.number
@@ -214,6 +223,10 @@ class Visitor:
     async def _give(self, lease: Lease, owned: Owned, life: Life, capture: Capture) -> Capture:
         """Put the newest checkpoint into it, unless it is there; returns what it then says."""
         newest = await self._newest(lease, owned, life, capture)
+        if self._was_given(owned.pod, capture):
+            # It is the store that has forgotten: restored from a backup, it has an older state,
+            # and to give that would set the program back.
+            newest = None
         if newest is not None:
             life.has_state = not is_empty(newest.payload)
             if not _continues(newest, capture, owned.proof):
@@ -226,6 +239,12 @@ class Visitor:
             raise NotTaken("not_owner", "another pod owns the processor", told=False)
         life.incarnation = replace(life.incarnation, given=True)
         return capture
+
+    def _was_given(self, pod: Pod, capture: Capture) -> bool:
+        given = self._given.get(pod.uid)
+        return given is not None and is_same_incarnation(
+            given, pod_uid=pod.uid, restart_count=pod.restart_count, ready_at=capture.ready_at
+        )
 
     async def _newest(
         self, lease: Lease, owned: Owned, life: Life, capture: Capture

@@ -245,7 +245,7 @@ class Checkpointer:
         self._late.clear()
 
     def _forget(self, uid: str) -> None:
-        self._visitor.forget(uid)
+        self._visitor.is_gone(uid)
         self._due_at.pop(uid, None)
         self._first_seen_at.pop(uid, None)
         self._complaints.pop(uid, None)
