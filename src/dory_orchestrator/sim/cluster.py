@@ -314,7 +314,8 @@ class Cluster:
         if not machine.is_connected or pod.processor_id is None:
             return
         found = self.documents.get(pod.processor_id)
-        restarts = pod.restart_count + (pod.started_at is not None)
+        has_run = pod.started_at is not None or pod.exit_code is not None
+        restarts = pod.restart_count + has_run
         now = self.ground.now
         process = Process(
             uid,
@@ -374,6 +375,8 @@ class Cluster:
                 pod,
                 ready=False,
                 ready_changed_at=self.ground.cluster_now,
+                # Nothing runs: it is not expected to be heard.
+                started_at=None,
                 waiting_reason="CrashLoopBackOff" if loops else None,
                 exit_code=1,
                 exit_reason="Error",
