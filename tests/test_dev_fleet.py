@@ -21,6 +21,10 @@ WELL: dict[str, Any] = {
     ("changes", "line"),
     [
         ({}, "all 8 processors are ready, 4 of 4 nodes ready"),
+        (
+            {"desired": 1, "ready": 1, "states": {"running": 1}},
+            "the only processor is ready, 4 of 4 nodes ready",
+        ),
         ({"current": False}, "nobody looks at it yet"),
         (
             {"ready": 5, "states": {"running": 5, "starting": 2, "error": 1, "held": 0}},

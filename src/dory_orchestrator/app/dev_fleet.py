@@ -87,6 +87,8 @@ def in_words(summary: Mapping[str, Any]) -> str:
     desired, is_ready = summary["desired"], summary["ready"]
     if desired == 0:
         said = ["no processors"]
+    elif is_ready == desired == 1:
+        said = ["the only processor is ready"]
     elif is_ready == desired:
         said = [f"all {desired} processors are ready"]
     else:
