@@ -94,6 +94,9 @@ class Simulation:
     """When checkpoints last could not be taken as usual, as far as all are concerned."""
     lost_at: dict[UUID, float] = field(default_factory=dict)
     old: dict[str, Process] = field(default_factory=dict)
+    deaf: list[tuple[float, float]] = field(default_factory=list)
+    """Times in which nobody recorded beats; `deaf_since` is when the present one began."""
+    deaf_since: float | None = None
     trouble_at: dict[str, float] = field(default_factory=dict)
     """When the trouble began for which a pod was left, by its uid."""
     beats_lost_share: float = 0.0
@@ -205,10 +208,15 @@ class Simulation:
 
     def hearing_changed(self) -> None:
         """Have the canary notice."""
+        now = self.ground.now
         if self.hears:
             self.database.hears()
+            if self.deaf_since is not None:
+                self.deaf.append((self.deaf_since, now))
+            self.deaf_since = None
         else:
             self.database.deafened()
+            self.deaf_since = now if self.deaf_since is None else self.deaf_since
 
     def _beat(self, process: Process) -> None:
         if process.ended_at is not None:
@@ -275,9 +283,16 @@ class Simulation:
 
     def _is_in_trouble(self, machine: Machine) -> bool:
         now = self.ground.now
-        if machine.impaired_since is None or machine.impaired_until < now - _LATELY_SECONDS:
+        # That it is well again nobody can know until its next beat is heard.
+        lately = _LATELY_SECONDS + self._deaf_seconds_since(machine.impaired_until)
+        if machine.impaired_since is None or machine.impaired_until < now - lately:
             return False
         return machine.impaired_since <= now - _LEAST_TROUBLE_SECONDS
+
+    def _deaf_seconds_since(self, at: float) -> float:
+        now = self.ground.now
+        times = [*self.deaf, (now if self.deaf_since is None else self.deaf_since, now)]
+        return sum(max(0.0, ended_at - max(began_at, at)) for began_at, ended_at in times)
 
     def _move_ended(self, key: UUID, end: EndMove) -> None:
         moved = self.database.ended[-1]
