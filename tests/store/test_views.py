@@ -24,6 +24,7 @@ from dory_orchestrator.ports import (
     StoreTimeout,
     StoreUnavailable,
 )
+from dory_orchestrator.store.fleet import end_lease
 from dory_orchestrator.store.migrate import upgrade
 from dory_orchestrator.store.postgres import PostgresStore
 from dory_orchestrator.store.views import PostgresViews
@@ -131,6 +132,19 @@ async def test_the_summary_is_current_once_its_leader_has_looked(world):
     assert not (await world.views.summary()).current
     await world.connection.execute("DELETE FROM orchestrator.fleet")
     assert not (await world.views.summary()).current
+
+
+async def test_what_a_holder_that_is_gone_saw_is_not_current(world, database_url):
+    """Its lease has not run out yet: it was killed a moment ago."""
+    await world.connection.execute(
+        "UPDATE orchestrator.leader SET holder = 'me', term = 4, expires_at = now() + interval '9 s'"
+    )
+    await world.connection.execute("UPDATE orchestrator.fleet SET shown_term = 4")
+    await end_lease(database_url, "another")
+    assert (await world.views.summary()).current
+    await end_lease(database_url, "me")
+    summary = await world.views.summary()
+    assert (summary.current, summary.leader, summary.term) == (False, None, 4)
 
 
 async def test_who_is_adopted_away_from_home_is_away_and_who_is_adopted_at_home_is_at_home(world):

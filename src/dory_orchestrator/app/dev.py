@@ -26,7 +26,7 @@ from dory_orchestrator.loops.supervise import URGED, Signals
 from dory_orchestrator.ports import ClusterError, StoreError
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.embedded import EmbeddedPostgres
-from dory_orchestrator.store.fleet import fleet_namespace
+from dory_orchestrator.store.fleet import end_lease, fleet_namespace
 from dory_orchestrator.store.migrate import upgrade
 
 _log = get_logger(__name__)
@@ -211,6 +211,10 @@ async def _serve(
     assert settings.config_db is not None and settings.state_token is not None  # noqa: S101, PT018
     url, database_url = url_of(sock), settings.config_db.get_secret_value()
     namespace = await fleet_namespace(database_url)
+    # The same each time: whoever held the lease for this data directory is gone. Until it ran out,
+    # what that one saw last would pass for what is now.
+    holder = f"dev {namespace}"
+    await end_lease(database_url, holder)
     fleet = await load_fleet(database_url, cluster, namespace, wishes.fleet_file)
     await cluster.configure(url, settings.state_token.get_secret_value())
     async with asyncio.TaskGroup() as group:
@@ -222,8 +226,7 @@ async def _serve(
         ]
         if wishes.watch:
             beside.append(group.create_task(restart_on_save(cluster, fleet)))
-        # The holder is the same each time: whoever held the lease for this data directory is gone.
-        code = await serve(settings, sock, signals, holder=f"dev {namespace}")
+        code = await serve(settings, sock, signals, holder=holder)
         for task in beside:
             task.cancel()
     return code

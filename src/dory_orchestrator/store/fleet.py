@@ -79,6 +79,12 @@ async def has_processors(dsn: str) -> bool:
         return bool(await connection.fetchval(_QUERIES["has_processors"]))
 
 
+async def end_lease(dsn: str, holder: str) -> None:
+    """End the lease of a holder that is known to be gone. Raises StoreUnavailable, StoreError."""
+    async with _connected(dsn) as connection:
+        await connection.execute(_QUERIES["end_lease"], holder)
+
+
 async def plan_fleet(dsn: str, fleet: Fleet, *, prune: bool = False) -> FleetChanges:
     """What `apply_fleet` would write. Reads only.
 

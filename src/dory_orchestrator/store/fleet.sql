@@ -8,6 +8,10 @@ SELECT pg_advisory_xact_lock(hashtextextended('dory.fleet', 0))
 -- has_processors --
 SELECT EXISTS (SELECT FROM processors)
 
+-- end_lease --
+-- $1 holder.
+UPDATE orchestrator.leader SET holder = NULL, expires_at = now() WHERE holder = $1
+
 -- fleet_id --
 SELECT id FROM orchestrator.fleet
 
