@@ -103,13 +103,27 @@ class Listener:
     def __init__(self) -> None:
         self.url = ""
         self.heard: list[str] = []
+        self._hearing: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            self.heard.append((await reader.readline()).decode())
-            writer.write(HEALTHY)
-            await writer.drain()
-        writer.close()
+        task = asyncio.current_task()
+        assert task is not None
+        self._hearing[task] = writer
+        try:
+            with contextlib.suppress(OSError):
+                self.heard.append((await reader.readline()).decode())
+                writer.write(HEALTHY)
+                await writer.drain()
+        finally:
+            del self._hearing[task]
+            writer.close()
+
+    async def end(self) -> None:
+        """Hang up: who is heard at this moment would keep its connection beyond the test."""
+        hearing = dict(self._hearing)
+        for writer in hearing.values():
+            writer.transport.abort()
+        await asyncio.gather(*hearing)
 
     async def next(self, limit_seconds: float = 8.0) -> str:
         """Wait for something new."""
@@ -127,4 +141,5 @@ async def listening() -> AsyncIterator[Listener]:
         yield listener
     finally:
         server.close()
+        await listener.end()
         await server.wait_closed()
