@@ -519,16 +519,7 @@ class MemoryStore:
         if create.move is not None and not self._may_move(key, create.move):
             return False
         node_name = create.choice.node_name or create.spec.node_name
-        self.owners[key] = replace(
-            own or Ownership(0),
-            epoch=create.epoch,
-            node_name=node_name,
-            ready=False,
-            pod_uid=None,
-            pod_name=None,
-            pod_ip=None,
-            last_pod_name=None if own is None else own.newest_pod_name,
-        )
+        self.owners[key] = (own or Ownership(0)).granted(create.epoch, node_name)
         row = self.processors.setdefault(key, Processor())
         row.edge_node_id = row.edge_node_id or create.edge_node_id
         if create.move is not None:

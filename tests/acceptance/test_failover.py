@@ -319,11 +319,11 @@ async def test_a_node_that_crashes_while_its_processor_comes_home(data_dir, tmp_
         ended = await moves(fleet)
         assert ended[0] == ("failover", "edge-1", "done")
         assert ended[1][0] == "failback"
-        assert len([process for process in fleet.processes().values() if ends_with(process)]) == 3
+        assert len([process for process in fleet.processes().values() if still_runs(process)]) == 3
 
 
-def ends_with(process: psutil.Process) -> bool:
-    """Whether it is a program that still runs."""
+def still_runs(process: psutil.Process) -> bool:
+    """Whether it runs: it may have ended and not be waited for yet."""
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
@@ -374,7 +374,7 @@ async def test_a_database_restored_from_before_a_failover(data_dir, tmp_path):
         pods = fleet.processes()
         assert await is_frozen(fleet, 1)
         assert row["pod_name"] in pods
-        assert len([process for process in pods.values() if ends_with(process)]) == 3
+        assert len([process for process in pods.values() if still_runs(process)]) == 3
 
         code, out, err = await command(
             *("guard", "adopt", "--all", "--yes", "--url", fleet.service.url)

@@ -402,15 +402,8 @@ class World:
         before = own.epoch if own is not None else 0
         if action.processor_id not in self.configs or before != action.epoch - 1:
             return False
-        self.ownership[action.processor_id] = replace(
-            own or Ownership(0),
-            epoch=action.epoch,
-            node_name=action.choice.node_name or action.spec.node_name,
-            ready=False,
-            pod_uid=None,
-            pod_name=None,
-            last_pod_name=None if own is None else own.newest_pod_name,
-            pod_ip=None,
+        self.ownership[action.processor_id] = (own or Ownership(0)).granted(
+            action.epoch, action.choice.node_name or action.spec.node_name
         )
         if action.edge_node_id is not None:
             self.links.setdefault(action.processor_id, action.edge_node_id)

@@ -28,16 +28,16 @@ class Killer:
         self.struck = asyncio.Event()
         self._numbers: Counter[str] = Counter()
 
-    async def around(self, name: str, call: Callable[..., Awaitable[Any]], *given: Any) -> Any:
+    async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
         """Carry a call out, unless the caller is dead by then."""
         if self.struck.is_set():
             await _for_ever()
         if not self.armed:
-            return await call(*given)
+            return await call()
         self._numbers[name] += 1
         number = self._numbers[name]
         await self._cross(Crossing(name, number, "before"))
-        answer = await call(*given)
+        answer = await call()
         await self._cross(Crossing(name, number, "after"))
         return answer
 

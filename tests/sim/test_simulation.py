@@ -119,6 +119,13 @@ def test_it_sees_a_service_that_forgets_its_gaps() -> None:
     assert Promise.NO_FALSE_MOVE in broken_by(setup)
 
 
+def test_it_sees_a_loss_that_is_stated_too_small() -> None:
+    """By an orchestrator that believes that it takes checkpoints each second."""
+    limits = replace(LIMITS, checkpoint_interval_seconds=1.0)
+    setup = Setup(scenario="partition", limits=limits, fault_seconds=60.0)
+    assert broken_by(setup) == {Promise.STATED_LOSS}
+
+
 def test_it_sees_a_store_that_keeps_the_link_to_a_home_that_was_not_reached() -> None:
     setup = Setup(scenario="partition", keeps_links=True, fault_seconds=30.0)
     assert Promise.RUNS_ONCE in broken_by(setup)

@@ -1,7 +1,7 @@
 """The nouns that decisions are made of. All frozen."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -341,6 +341,19 @@ class Ownership:
     def newest_pod_name(self) -> str | None:
         """The owner; where none was created yet, the one before it."""
         return self.pod_name or self.last_pod_name
+
+    def granted(self, epoch: int, node_name: str | None) -> "Ownership":
+        """What the grant of a placement makes of it: nobody runs yet; its failures stay."""
+        return replace(
+            self,
+            epoch=epoch,
+            node_name=node_name,
+            ready=False,
+            pod_uid=None,
+            pod_name=None,
+            pod_ip=None,
+            last_pod_name=self.newest_pod_name,
+        )
 
     def forgotten(self) -> "Ownership":
         """What stays of it when its processor is not desired any more, and nothing runs."""

@@ -189,13 +189,14 @@ class Actor:
         """Else the next start of its successor would begin from that; it would be noticed, and
         set right, only once that is ready."""
         await asyncio.sleep(_LATE_SAVE_SECONDS)
-        if self._leading.lease != turn.lease:
-            return
-        try:
-            async with asyncio.timeout(_CALL_SECONDS):
-                await states.undo_late_save(pod)
-        except (StoreError, ClusterError, TimeoutError) as error:
-            _log.info("a late save is not looked for", pod=pod.name, error=str(error))
+        async with self._places:
+            if self._leading.lease != turn.lease:
+                return
+            try:
+                async with asyncio.timeout(_CALL_SECONDS):
+                    await states.undo_late_save(pod)
+            except (StoreError, ClusterError, TimeoutError) as error:
+                _log.info("a late save is not looked for", pod=pod.name, error=str(error))
 
     async def _call(self, turn: Turn, work: Work, failures: int, *, asked: bool) -> bool:
         """Whether it is settled. `asked` says that it was called before."""

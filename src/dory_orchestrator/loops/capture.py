@@ -222,11 +222,11 @@ class Visitor:
 
     async def _give(self, lease: Lease, owned: Owned, life: Life, capture: Capture) -> Capture:
         """Put the newest checkpoint into it, unless it is there; returns what it then says."""
-        newest = await self._newest(lease, owned, life, capture)
-        if self._was_given(owned.pod, capture):
-            # It is the store that has forgotten: restored from a backup, it has an older state,
-            # and to give that would set the program back.
-            newest = None
+        newest = None
+        # If it was given, it is the store that has forgotten: restored from a backup, it has an
+        # older state, and to give that would set the program back.
+        if not self._was_given(owned.pod, capture):
+            newest = await self._newest(lease, owned, life, capture)
         if newest is not None:
             life.has_state = not is_empty(newest.payload)
             if not _continues(newest, capture, owned.proof):

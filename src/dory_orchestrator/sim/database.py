@@ -348,15 +348,8 @@ class Database:
         if action.move is not None:
             self.on_move(key, action.move)
         self._give(key, action.epoch)
-        self.ownership[key] = replace(
-            own or Ownership(0),
-            epoch=action.epoch,
-            node_name=action.choice.node_name or action.spec.node_name,
-            ready=False,
-            pod_uid=None,
-            pod_name=None,
-            pod_ip=None,
-            last_pod_name=None if own is None else own.newest_pod_name,
+        self.ownership[key] = (own or Ownership(0)).granted(
+            action.epoch, action.choice.node_name or action.spec.node_name
         )
         if action.edge_node_id is not None:
             self.links.setdefault(key, action.edge_node_id)

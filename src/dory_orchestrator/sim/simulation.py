@@ -255,10 +255,18 @@ class Simulation:
             self.lost_at[process.processor_id] = ground.now
         elif leading and not leading[0].visit(process):
             again = BEAT_SECONDS
-        elif leading and not process.node.is_impaired:
+        elif leading and not process.node.is_impaired and not self._is_known(process):
             # Its leader does not know yet that it runs: by a stalled picture, or a lost answer.
             self.lost_at[process.processor_id] = ground.now
         ground.after(again, self._visit, process)
+
+    def _is_known(self, process: Process) -> bool:
+        """Whether this very life has been visited before."""
+        life = self.database.incarnations.get(process.processor_id)
+        return life is not None and (life.pod_uid, life.restart_count) == (
+            process.uid,
+            process.restart_count,
+        )
 
     # Promises about moves
 
