@@ -23,7 +23,14 @@ from tests.core.world import (
     processors,
 )
 
-from dory_orchestrator.core.model import Limits, Ownership, PodPhase, Resources
+from dory_orchestrator.core.model import (
+    Limits,
+    Move,
+    MoveKind,
+    Ownership,
+    PodPhase,
+    Resources,
+)
 from dory_orchestrator.core.plan import (
     STATES,
     Adopt,
@@ -481,6 +488,65 @@ def test_the_earliest_counts():
     retries = (START + 9, START + 2, START + 5)
     ownership = {an_id(n): Ownership(1, failures=1, retry_at=at) for n, at in enumerate(retries)}
     assert compute(a_snapshot(processors(3), ownership=ownership), LIMITS).wake_at == START + 2
+
+
+# On its way home ---------------------------------------------------------------------------
+
+EDGE_ONE = a_processor("goes home", node_type="edge")
+HOME = an_edge_row("edge-1")
+
+
+def going_home(pod, *, old_uid="left", ready=True):
+    """A failback was granted, its creation was not."""
+    snapshot = a_snapshot(
+        [EDGE_ONE],
+        [pod],
+        nodes=[a_node("cloud-1"), an_edge_node("edge-1")],
+        edge_nodes=[HOME],
+        links={EDGE_ONE.processor_id: HOME.id},
+    )
+    move = Move(
+        kind=MoveKind.FAILBACK,
+        from_node="cloud-1",
+        old_uid=old_uid,
+        edge_node_id=HOME.id,
+        began_at=START - 5,
+    )
+    desired = replace(snapshot.desired, moves={EDGE_ONE.processor_id: move})
+    restored = frozenset({pod.uid} if ready else ())
+    return compute(replace(snapshot, desired=desired, restored=restored), LIMITS)
+
+
+def test_a_creation_that_came_to_pass_late_does_not_pass_for_the_arrival_at_home():
+    late = a_pod(EDGE_ONE, 3, node_name="cloud-1")
+    said = going_home(late)
+    assert not said.ends
+    [delete] = said.deletes
+    assert (delete.pod, delete.reason, delete.captures) == (late, Reason.GOES_HOME, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "old_uid", "captures"),
+    [
+        pytest.param({"ready": False}, "left", False, id="late-and-never-ready"),
+        pytest.param({"ready": False}, None, True, id="not-ready-for-a-moment"),
+        pytest.param(
+            {"ready": False, "waiting_reason": "CrashLoopBackOff"}, None, False, id="has-failed"
+        ),
+    ],
+)
+def test_who_has_failed_goes_home_without_being_asked_for_its_state(changes, old_uid, captures):
+    pod = a_pod(EDGE_ONE, 3, node_name="cloud-1", **changes)
+    said = going_home(pod, old_uid=old_uid or pod.uid, ready=False)
+    [delete] = said.deletes
+    assert (delete.reason, delete.captures) == (Reason.GOES_HOME, captures)
+    assert not said.failures
+
+
+def test_who_is_at_home_has_arrived():
+    said = going_home(a_pod(EDGE_ONE, 3, node_name="edge-1"))
+    assert [end.reason for end in said.ends] == [Reason.MOVED]
+    assert not said.deletes
 
 
 # Many --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 
 from dory_orchestrator.core.model import ComponentHealth, Limits, Pod
-from dory_orchestrator.core.owned import owned_pods
+from dory_orchestrator.core.owned import OwnedPod, owned_pods
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.checkpoint import Checkpointer
 from dory_orchestrator.loops.evidence import KeptStates, PodEvidence
@@ -63,6 +63,7 @@ class Control:
             interval_seconds=settings.health_poll_interval,
             concurrency=PROBES_MAX,
         )
+        self._owned: Mapping[str, OwnedPod] = {}
         self.teller = Teller(self.store, lambda: self.leadership.lease)
         self.checkpointer = self._make_checkpointer()
         self.reconciler = self._make_reconciler()
@@ -112,10 +113,10 @@ class Control:
         desired, observed = self.reconciler.desired, self.observer.current
         if desired is None or observed is None:
             return ()
-        interval_seconds = self.settings.checkpoint_interval
+        found = owned_pods(desired, observed, self.settings.checkpoint_interval, self._owned)
+        self._owned = {one.pod.uid: one for one in found}
         return [
-            (one.pod, one.epoch, one.interval_seconds, one.proof)
-            for one in owned_pods(desired, observed, interval_seconds)
+            (one.pod, one.epoch, one.interval_seconds, one.proof) for one in self._owned.values()
         ]
 
     def _running_pods(self) -> Iterable[Pod]:

@@ -1,6 +1,7 @@
 """Which pods own their processors, and what is asked of their state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dory_orchestrator.core.model import Desired, Observation, Pod
@@ -19,24 +20,30 @@ class OwnedPod:
 
 
 def owned_pods(
-    desired: Desired, observed: Observation, interval_seconds: float
+    desired: Desired,
+    observed: Observation,
+    interval_seconds: float,
+    before: Mapping[str, OwnedPod],
 ) -> Iterator[OwnedPod]:
-    """The owners among the observed pods of this fleet. `interval_seconds` is for templates
-    that say nothing else; of one that cannot be read it counts, too: its pod runs on."""
+    """The owners among the observed pods of this fleet. Where it cannot be read how a pod's state
+    is kept, it is kept as `before` (by uid), else each `interval_seconds`: the pod runs on. So
+    also one whose row is gone: it may have gone by mistake, and come back.
+    """
     blueprints = Blueprints()
     for pod in observed.pods.values():
         if pod.processor_id is None or pod.fleet_id != desired.fleet_id:
             continue
         own = desired.ownership.get(pod.processor_id)
+        if own is None or own.pod_uid != pod.uid:
+            continue
         config = desired.configs.get(pod.processor_id)
-        if own is None or own.pod_uid != pod.uid or config is None:
-            continue
-        try:
-            runtime = blueprints.of(config).runtime
-        except NotDefined:
-            yield OwnedPod(pod, own.epoch, interval_seconds, ())
-            continue
-        wished = runtime.checkpoint_interval_seconds
-        yield OwnedPod(
-            pod, own.epoch, interval_seconds if wished is None else wished, runtime.proof
+        last = before.get(pod.uid)
+        kept, proof = (
+            (interval_seconds, ()) if last is None else (last.interval_seconds, last.proof)
         )
+        with suppress(NotDefined):
+            if config is not None:
+                runtime = blueprints.of(config).runtime
+                wished = runtime.checkpoint_interval_seconds
+                kept, proof = interval_seconds if wished is None else wished, runtime.proof
+        yield OwnedPod(pod, own.epoch, kept, proof)

@@ -278,7 +278,11 @@ class Relocating(Placing):
             return
         is_troubled = pod.node_name in self.troubled
         row = self._row_of(processor_id, pod.node_name) if is_troubled else None
-        if move is not None and move.kind is MoveKind.FAILBACK and pod.uid == move.old_uid:
+        if (
+            move is not None
+            and move.kind is MoveKind.FAILBACK
+            and not self._is_home(own, pod, move)
+        ):
             self._go_on_home(wanted, own, pod, move)
         elif wanted.config.node_type == EDGE and row is not None and is_leaving_node(row):
             self._depart(wanted, own, pod, row)
@@ -288,6 +292,15 @@ class Relocating(Placing):
             home_id = self.desired.homes.get(processor_id)
             if home_id is not None and processor_id not in self.desired.links:
                 self.away.append(Away(wanted, own, pod, home_id))
+
+    def _is_home(self, own: Ownership, pod: Pod, move: Move) -> bool:
+        """Not the pod that goes home, nor one where that was: a creation that the cluster was
+        long about may come to pass when that pod has ended."""
+        if pod.uid == move.old_uid:
+            return False
+        home = self.desired.edge_nodes.get(move.edge_node_id) if move.edge_node_id else None
+        # The cluster has not placed a pod yet that is meant for home.
+        return home is not None and home.name == (pod.node_name or own.node_name)
 
     def _depart(self, wanted: Wanted, own: Ownership, pod: Pod, row: EdgeNodeRow) -> None:
         """Leave an edge node that was decommissioned, gracefully: at its end the pod saves its
@@ -377,7 +390,10 @@ class Relocating(Placing):
             return
         self.on_the_way += 1
         detail = f"home to {home.name}"
-        self._delete(processor_id, pod, own, Reason.GOES_HOME, detail, captures=True)
+        # Of one that has failed, or that has never been ready, there is nothing to be taken.
+        captures = not has_failed(pod) and (pod.ready or pod.uid == move.old_uid)
+        self.failures.pop(pod.uid, None)
+        self._delete(processor_id, pod, own, Reason.GOES_HOME, detail, captures=captures)
         self.findings[processor_id] = Finding(Reason.GOES_HOME, detail, pod)
 
     def go_home(self) -> None:

@@ -95,11 +95,14 @@ class Machine:
         """So that it may be held dead."""
         return self.downs > 0 or self.cuts > 0 or self.mutes > 0
 
-    def changed(self, now: float) -> None:
-        """Remember what became of it."""
+    def changed(self, now: float, unseen_seconds_since: Callable[[float], float]) -> None:
+        """Remember what became of it. That it was well for a moment, or for as long as nobody
+        could know, ends no trouble."""
         if self.is_impaired:
             if self.impaired_since is None or (
-                self.impaired_until < 1e9 and now - self.impaired_until > _HEALED_SECONDS
+                self.impaired_until < 1e9
+                and now - self.impaired_until - unseen_seconds_since(self.impaired_until)
+                > _HEALED_SECONDS
             ):
                 self.impaired_since = now
             self.impaired_until = 1e9
@@ -132,6 +135,8 @@ class Cluster:
         self.on_change: Callable[[], None] = lambda: None
         self.on_started: Callable[[Process], None] = lambda _process: None
         self.on_ready: Callable[[Process], None] = lambda _process: None
+        self.unseen_seconds_since: Callable[[float], float] = lambda _at: 0.0
+        """For how long since then nobody can have known how a node is."""
 
     def add(self, node: Node, edge_node_id: UUID | None) -> None:
         """A node joins."""
@@ -148,7 +153,7 @@ class Cluster:
         """Begin a trouble that lasts: `downs`, `cuts`, `mutes` or `unasked`."""
         was_connected, was_up = machine.is_connected, machine.is_up
         setattr(machine, what, getattr(machine, what) + 1)
-        machine.changed(self.ground.now)
+        machine.changed(self.ground.now, self.unseen_seconds_since)
         if was_up and not machine.is_up:
             for process in list(machine.processes.values()):
                 self._end(process)
@@ -162,7 +167,7 @@ class Cluster:
     def _heal(self, machine: Machine, what: str) -> None:
         was_connected = machine.is_connected
         setattr(machine, what, getattr(machine, what) - 1)
-        machine.changed(self.ground.now)
+        machine.changed(self.ground.now, self.unseen_seconds_since)
         if machine.is_connected and not was_connected:
             machine.lease += 1
             self.ground.after(

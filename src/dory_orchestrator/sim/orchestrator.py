@@ -446,7 +446,7 @@ class Orchestrator:
         pod = self.picture.pods.get(process.uid) if self.picture is not None else None
         if own is None or own.pod_uid != process.uid or pod is None or not pod.ready:
             return True
-        if pod.restart_count != process.restart_count or key not in self.database.configs:
+        if pod.restart_count != process.restart_count:
             return True
         life = self.database.begin_incarnation(key, pod, process.ready_at)
         if not life.given:

@@ -172,6 +172,7 @@ class Injector:
         lasts = self.ground.between(1.0, 15.0)
         self.ground.fault(Fault.WATCH_STALLED, f"{one.name} for {lasts:.0f} s")
         one.stalled_until = max(one.stalled_until, self.ground.now + lasts)
+        self.simulation.stalled.append((self.ground.now, one.stalled_until))
         self.simulation.count_losses()
 
     # The desired set

@@ -30,6 +30,7 @@ _MIB = 1024 * 1024
 _LEAST_TROUBLE_SECONDS = 25.0
 _LATELY_SECONDS = 15.0
 _LOSS_TOLERATED_SECONDS = 3.0
+_LATE_SECONDS = 1.0
 _QUIET_SECONDS_MAX = 4 * 3600.0
 _SETTLED_SECONDS = 30.0
 
@@ -93,10 +94,16 @@ class Simulation:
     disturbed_at: float = -1e9
     """When checkpoints last could not be taken as usual, as far as all are concerned."""
     lost_at: dict[UUID, float] = field(default_factory=dict)
+    missed_since: dict[str, float] = field(default_factory=dict)
+    """Since when the pods of a well node could not be asked for their state, by uid."""
+    heard_at: dict[str, float] = field(default_factory=dict)
+    """When the last heartbeat of a node was recorded, by its name."""
     old: dict[str, Process] = field(default_factory=dict)
     deaf: list[tuple[float, float]] = field(default_factory=list)
     """Times in which nobody recorded beats; `deaf_since` is when the present one began."""
     deaf_since: float | None = None
+    stalled: list[tuple[float, float]] = field(default_factory=list)
+    """Times in which a leader's picture of the cluster stood still."""
     trouble_at: dict[str, float] = field(default_factory=dict)
     """When the trouble began for which a pod was left, by its uid."""
     beats_lost_share: float = 0.0
@@ -118,6 +125,7 @@ class Simulation:
         cluster.on_change = self._changed
         cluster.on_started = self._started
         cluster.on_ready = self._ready
+        cluster.unseen_seconds_since = self._unseen_seconds_since
         self._settle_nodes()
         self._desire()
 
@@ -230,6 +238,7 @@ class Simulation:
             return
         key, name = process.processor_id, process.node.name
         facts = self.database.beat(key, name)
+        self.heard_at[name] = ground.now
         directive, reason = decide(facts, name)
         if directive is not Directive.SHUTDOWN:
             ground.checks[Promise.NO_FALSE_SHUTDOWN] += 1
@@ -255,9 +264,14 @@ class Simulation:
             self.lost_at[process.processor_id] = ground.now
         elif leading and not leading[0].visit(process):
             again = BEAT_SECONDS
-        elif leading and not process.node.is_impaired and not self._is_known(process):
-            # Its leader does not know yet that it runs: by a stalled picture, or a lost answer.
-            self.lost_at[process.processor_id] = ground.now
+            self.missed_since.pop(process.uid, None)
+        elif leading and not process.node.is_impaired:
+            if not process.node.is_asked:
+                self.missed_since.setdefault(process.uid, ground.now)
+            if not self._is_known(process):
+                # Its leader does not know yet that it runs: its picture stalls, or an answer
+                # was lost.
+                self.lost_at[process.processor_id] = ground.now
         ground.after(again, self._visit, process)
 
     def _is_known(self, process: Process) -> bool:
@@ -291,16 +305,18 @@ class Simulation:
 
     def _is_in_trouble(self, machine: Machine) -> bool:
         now = self.ground.now
-        # That it is well again nobody can know until its next beat is heard.
-        lately = _LATELY_SECONDS + self._deaf_seconds_since(machine.impaired_until)
+        # That it is well again nobody can know until its next beat is heard, or until it is seen.
+        lately = _LATELY_SECONDS + self._unseen_seconds_since(machine.impaired_until)
         if machine.impaired_since is None or machine.impaired_until < now - lately:
             return False
         return machine.impaired_since <= now - _LEAST_TROUBLE_SECONDS
 
-    def _deaf_seconds_since(self, at: float) -> float:
+    def _unseen_seconds_since(self, at: float) -> float:
+        """For how long since then nobody can have known that a node is well."""
         now = self.ground.now
-        times = [*self.deaf, (now if self.deaf_since is None else self.deaf_since, now)]
-        return sum(max(0.0, ended_at - max(began_at, at)) for began_at, ended_at in times)
+        deaf = (now if self.deaf_since is None else self.deaf_since, now)
+        times = [*self.deaf, deaf, *self.stalled]
+        return sum(max(0.0, min(ended_at, now) - max(began_at, at)) for began_at, ended_at in times)
 
     def _move_ended(self, key: UUID, end: EndMove) -> None:
         moved = self.database.ended[-1]
@@ -317,12 +333,20 @@ class Simulation:
         lost_at = max(self.disturbed_at, self.lost_at.get(key, -1e9))
         lived_on = moved.lived_on and moved.kind is MoveKind.FAILOVER
         # What nobody can know is not held against it: see docs/simulator.md.
-        if lost_at < ended_at - 5 * BEAT_SECONDS and not lived_on:
+        if lost_at < ended_at - 5 * BEAT_SECONDS and not lived_on and not self._hid_a_miss(old):
             self.ground.check(
                 Promise.STATED_LOSS,
                 over <= 0,
                 f"{key}: lost {loss:.1f} s, stated {end.rpo_seconds:.1f} s",
             )
+
+    def _hid_a_miss(self, old: Process) -> bool:
+        """Whether its end came between a failed question for its state and the next heartbeat,
+        so that the failure looks like the end."""
+        missed_since = self.missed_since.get(old.uid)
+        if missed_since is None:
+            return False
+        return self.heard_at.get(old.node.name, -1e9) <= missed_since + _LATE_SECONDS
 
     # The run
 
