@@ -27,7 +27,12 @@ def compare(
     return Changes(
         added=frozenset(after.keys() - before.keys()),
         removed=frozenset(before.keys() - after.keys()),
-        modified=frozenset(key for key in common if _desired(before[key]) != _desired(after[key])),
+        modified=frozenset(
+            key
+            for key in common
+            # Most are the very same objects.
+            if before[key] is not after[key] and _desired(before[key]) != _desired(after[key])
+        ),
     )
 
 

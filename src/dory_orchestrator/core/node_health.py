@@ -232,19 +232,19 @@ def _look(facts: NodeFacts, now: float, gaps: Sequence[Gap], limits: Limits) -> 
             NodeReason.NOT_IN_CLUSTER, None, now, "the cluster has never had a node of this name"
         )
     quiet_at = heard_until(_voice_at(facts), limits.heartbeat_stale_seconds, gaps)
+    is_ready = facts.node is not None and facts.node.ready
+    if is_ready and facts.beating_since is None:
+        return _Health(NodeReason.WELL, "ready; no running pod has beaten yet")
+    if is_ready and now < quiet_at:
+        return _Health(NodeReason.WELL, "ready and beating", quiet_at)
     silence = f"no heartbeat in {heard_seconds(_voice_at(facts), now, gaps):.0f} s of hearing"
-    if facts.node is not None and facts.node.ready:
-        return _look_at_ready(facts, now, quiet_at, silence)
+    if is_ready:
+        return _look_at_silent(facts, quiet_at, silence)
     return _look_at_not_ready(facts, now, quiet_at, silence)
 
 
-def _look_at_ready(
-    facts: NodeFacts, now: float, quiet_at: float, silence: str
-) -> _Health | _Trouble:
-    if facts.beating_since is None:
-        return _Health(NodeReason.WELL, "ready; no running pod has beaten yet")
-    if now < quiet_at:
-        return _Health(NodeReason.WELL, "ready and beating", quiet_at)
+def _look_at_silent(facts: NodeFacts, quiet_at: float, silence: str) -> _Health | _Trouble:
+    """Of a node that the cluster calls ready."""
     if facts.answering is Answering.YES:
         return _Health(
             NodeReason.SILENT_BUT_ANSWERING, f"{silence}, but ready, and its pods answer us"

@@ -105,11 +105,13 @@ def canonical(value: object) -> bytes:
 
 def digest(*parts: bytes | str | None) -> str:
     """A short hash over parts; None differs from empty."""
-    sha = hashlib.sha256()
-    for part in parts:
-        data = b"" if part is None else part.encode() if isinstance(part, str) else part
-        sha.update(b"%d:" % (-1 if part is None else len(data)) + data)
-    return sha.hexdigest()[:32]
+    framed = b"".join([b"-1:" if part is None else _framed(part) for part in parts])
+    return hashlib.sha256(framed).hexdigest()[:32]
+
+
+def _framed(part: bytes | str) -> bytes:
+    data = part.encode() if isinstance(part, str) else part
+    return b"%d:%b" % (len(data), data)
 
 
 def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

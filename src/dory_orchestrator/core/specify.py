@@ -95,15 +95,19 @@ class Blueprints:
     """Blueprints by version, each made once: a fleet has few templates and many processors."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, TemplateVersion], Blueprint | NotDefined] = {}
+        self._made: dict[tuple[str, int], tuple[TemplateVersion, Blueprint | NotDefined]] = {}
 
     def of(self, config: ProcessorConfig) -> Blueprint:
         """The blueprint of a processor. Raises NotDefined."""
         version = _version(config)
-        key = (config.template_slug or "", version)
-        made = self._made.get(key)
-        if made is None:
-            made = self._made[key] = _blueprint(*key)
+        slug = config.template_slug or ""
+        # Processors share the object: to hash all that it says for each of them costs more than
+        # the rest. It is kept with what was made of it, so that its id stays its own.
+        known = self._made.get((slug, id(version)))
+        if known is None:
+            known = version, _blueprint(slug, version)
+            self._made[slug, id(version)] = known
+        made = known[1]
         if isinstance(made, NotDefined):
             # A new one each time: a raised one holds on to every place that it was raised at.
             raise NotDefined(made.reason, str(made))

@@ -163,6 +163,11 @@ class Display:
         gone = [name for name in self._nodes if name not in nodes]
         if changed or gone:
             await self._store.record_nodes(lease, changed, gone)
+        for node in changed:
+            ratio = node.pods / max(node.pods_max, 1)
+            self._metrics.node_utilisation.labels(node.name).set(ratio)
+        for name in gone:
+            self._metrics.node_utilisation.remove(name)
         self._nodes = nodes
 
     # Metrics
@@ -174,10 +179,6 @@ class Display:
         self._metrics.foreign_pods.set(len(plan.strangers))
         self._metrics.stopped_rollouts.set(len(plan.stopped_rollouts))
         self._metrics.nodes.set(len(observed.nodes))
-        self._metrics.node_utilisation.clear()
-        for name, node in observed.nodes.items():
-            ratio = plan.node_loads.get(name, _NO_LOAD).pods / max(node.pods_max, 1)
-            self._metrics.node_utilisation.labels(name).set(ratio)
         states = Counter(finding.state for finding in plan.findings.values())
         for state in State:
             self._metrics.processors.labels(state).set(states[state])

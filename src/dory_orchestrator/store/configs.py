@@ -1,6 +1,6 @@
 """Reading the desired configurations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 from uuid import UUID
@@ -16,9 +16,9 @@ class ConfigReader:
 
     def __init__(self) -> None:
         self._versions: dict[UUID, list[TemplateVersion]] = {}
-        self._configs: Kept[list[Any], ProcessorConfig] = Kept()
+        self._configs: Kept[UUID, Any, ProcessorConfig] = Kept()
 
-    async def read(self, connection: Connection) -> dict[UUID, ProcessorConfig]:
+    async def read(self, connection: Connection) -> Mapping[UUID, ProcessorConfig]:
         """Every desired processor (status other than `terminated` and `failed`), by id.
 
         To be called in a transaction, so that both statements read one snapshot of the database.
@@ -28,9 +28,12 @@ class ConfigReader:
         if versions != self._versions:
             self._versions = versions
             self._configs.forget()
-        of_each: dict[UUID, list[Any]] = {}
+        only = {row[0]: (row,) for row in rows}
+        if len(only) == len(rows):
+            return self._configs.take(only, self._config)
+        of_each: dict[UUID, tuple[Any, ...]] = {}
         for row in rows:
-            of_each.setdefault(row["id"], []).append(row)
+            of_each[row[0]] = (*of_each.get(row[0], ()), row)
         return self._configs.take(of_each, self._config)
 
     def _config(self, rows: Sequence[Any]) -> ProcessorConfig:

@@ -318,9 +318,9 @@ class _DesiredReader:
     def __init__(self, canary_gap_seconds: float) -> None:
         self._canary_gap_seconds = canary_gap_seconds
         self._configs = ConfigReader()
-        self._owners: Kept[Any, Ownership] = Kept()
-        self._nodes: Kept[Any, EdgeNodeRow] = Kept()
-        self._records: Kept[Any, NodeRecord] = Kept()
+        self._owners: Kept[UUID, Any, Ownership] = Kept()
+        self._nodes: Kept[UUID, Any, EdgeNodeRow] = Kept()
+        self._records: Kept[str, Any, NodeRecord] = Kept()
 
     async def read(self, connection: Connection) -> Desired:
         """To be called in a transaction: all statements read one snapshot."""
