@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from uuid import UUID
 
 from dory_orchestrator.core.directive import decide
@@ -428,6 +429,7 @@ class Simulation:
         self.disturbed_at = self.ground.now
 
 
+@cache
 def _version(template: int, number: int) -> TemplateVersion:
     return TemplateVersion(
         UUID(int=0x3000_0000 + template * 1_000_000 + number),
