@@ -40,7 +40,10 @@ _BUCKET_SECONDS = 10.0
 _FAULTS_MAX = 20
 _MOVING_SECONDS = 0.5
 _MOMENT_SECONDS = 0.001
-_REST_SHARE = 0.5
+_REST_SHARE = 0.25
+_MANY_REST_SHARE = 1.0
+_MANY = 100
+"""While so many calls to the cluster are under way, they need the time more than the next cycle."""
 _BACKOFF = Backoff(first_seconds=0.5, most_seconds=15.0, forgotten_after_seconds=0.0)
 
 T = TypeVar("T", Record, Action)
@@ -160,7 +163,9 @@ class Reconciler:
                     await asyncio.sleep(_BACKOFF.delay_seconds(failures))
                 else:
                     # A storm of changes must leave time for everything else in this process.
-                    await asyncio.sleep((_now() - began_at) * _REST_SHARE)
+                    is_busy = len(self._actor.acting) >= _MANY
+                    share = _MANY_REST_SHARE if is_busy else _REST_SHARE
+                    await asyncio.sleep((_now() - began_at) * share)
                     await self._wake.wait(delay)
 
     async def _try_cycle(
