@@ -15,6 +15,7 @@ from dory_orchestrator.sim.ground import Fault, Promise
 from dory_orchestrator.sim.report import as_json, as_text
 from dory_orchestrator.sim.scenarios import SCENARIOS, simulate
 from dory_orchestrator.sim.simulation import LIMITS, Outcome, Setup
+from dory_orchestrator.sim.soak import soak
 
 FAULTS_MIN = 20_000
 EACH_MIN = 500
@@ -156,3 +157,10 @@ def test_the_command_fails_with_the_seed_and_the_end_of_the_timeline() -> None:
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 1
     assert "BROKEN with seed 1" in done.output
+
+
+def test_a_soak_tells_which_seed_to_go_on_after(capsys: pytest.CaptureFixture[str]) -> None:
+    assert soak(node_hours=1.0, first=42) == 0
+    begun, done = capsys.readouterr().out.splitlines()
+    assert begun == "seeds from 42 on, 1 node-hours"
+    assert done.endswith("up to seed 42")
