@@ -8,7 +8,13 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from tests.cluster_double import MemoryCluster
+from tests.kubernetes.api_server import ApiServer
+from tests.kubernetes.control_plane import ControlPlane
 
+from dory_orchestrator.cluster.kubernetes.client import KubernetesCluster
+from dory_orchestrator.cluster.kubernetes.connection import Connection
+from dory_orchestrator.cluster.kubernetes.manifest import Surroundings
+from dory_orchestrator.cluster.kubernetes.watching import Pace
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.cluster.local.messages import Timing
 from dory_orchestrator.cluster.local.states import state_file
@@ -30,6 +36,8 @@ QUICK = Timing(
     crash_most_seconds=1.0,
     stop_seconds=4.0,
 )
+
+QUICK_PACE = Pace(patience_seconds=1.0)
 
 PROGRAM = r"""
 import os, socket
@@ -141,6 +149,49 @@ class LocalWorld:
                 if not picture.pods and not picture.nodes:
                     break
         await self.local.close()
+
+
+class KubernetesWorld:
+    """Over the adapter and an API server of our own."""
+
+    def __init__(self, server: ApiServer, kubeconfig: Path, pace: Pace) -> None:
+        self.server = server
+        self.plane = ControlPlane(server)
+        around = Surroundings(
+            orchestrator_url="http://dory-orchestrator.dory-system:8080",
+            service_account="dory-processor",
+        )
+        connection = Connection(str(kubeconfig))
+        self.kubernetes = KubernetesCluster(connection, around, lambda: ("default", "other"), pace)
+        self.cluster: Cluster = self.kubernetes
+
+    async def declare(self, *nodes: Node) -> None:
+        self.plane.declare(nodes)
+
+    async def lose_node(self, name: str) -> None:
+        self.plane.lose_node(name)
+
+    async def restore_node(self, name: str) -> None:
+        self.plane.restore_node(name)
+
+    async def fail(self) -> None:
+        await self.server.stop()
+
+
+@asynccontextmanager
+async def kubernetes_world(folder: Path, pace: Pace = QUICK_PACE) -> AsyncIterator[KubernetesWorld]:
+    """One whose API server ends with it."""
+    server = ApiServer()
+    await server.start()
+    server.namespaces |= {"default", "other"}
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(server.kubeconfig())
+    world = KubernetesWorld(server, kubeconfig, pace)
+    try:
+        yield world
+    finally:
+        await world.kubernetes.close()
+        await server.stop()
 
 
 class Watcher:

@@ -1,4 +1,5 @@
-"""What every Cluster does; run over the local one and over the double that other tests use."""
+"""What every Cluster does; run over Kubernetes, over the local one, and over the double that other
+tests use."""
 
 import asyncio
 import tempfile
@@ -18,6 +19,7 @@ from tests.contract.cluster_worlds import (
     a_node,
     a_spec,
     forget_states,
+    kubernetes_world,
     watching,
 )
 
@@ -55,10 +57,20 @@ def data_dir() -> Iterator[Path]:
         _run(end())
 
 
-@pytest.fixture(params=["memory", pytest.param("local", marks=pytest.mark.real)])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("kubernetes", marks=pytest.mark.real),
+        pytest.param("local", marks=pytest.mark.real),
+    ]
+)
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     if request.param == "memory":
         yield MemoryWorld()
+        return
+    if request.param == "kubernetes":
+        async with kubernetes_world(tmp_path) as found:
+            yield found
         return
     local = LocalWorld(request.getfixturevalue("data_dir"))
     yield local

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -230,6 +230,8 @@ class PodSpec:
     tolerations: tuple[Toleration, ...] = ()
     probes: Probes = USUAL_PROBES
     grace_seconds: int = 45
+    security_context: Mapping[str, Any] = field(default_factory=dict)
+    """What its container is allowed beyond the usual, in the words of Kubernetes."""
 
 
 @dataclass(frozen=True, slots=True)

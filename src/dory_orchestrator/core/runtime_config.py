@@ -54,6 +54,7 @@ class RuntimeConfig:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     grace_seconds: int = _SHUTDOWN_SECONDS + _GRACE_MARGIN_SECONDS
+    security_context: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 0
     checkpoint_interval_seconds: float | None = None
     """None: the usual one; 0: no checkpoints."""
@@ -94,6 +95,7 @@ def _read(content: dict[str, Any]) -> RuntimeConfig:
         node_selector=_texts(content, "node_selector"),
         tolerations=_tolerations(content),
         grace_seconds=_grace_seconds(environment),
+        security_context=_section(content, "security_context"),
         **_ours(_section(content, OUR_KEY)),
     )
 

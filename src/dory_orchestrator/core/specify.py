@@ -232,6 +232,7 @@ def specify(
         tolerations=tolerations_of(blueprint, is_edge=is_edge),
         probes=runtime.probes,
         grace_seconds=runtime.grace_seconds,
+        security_context=runtime.security_context,
     )
 
 

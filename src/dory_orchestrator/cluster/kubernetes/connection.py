@@ -1,0 +1,235 @@
+"""Requests to an API server: configured, authenticated and carried by the official client.
+
+Everything that comes back is bytes, or one of our own errors.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import msgspec
+import yaml
+
+from dory_orchestrator.cluster.kubernetes.objects import Status, StatusDetails
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.ports import ClusterRefused, ClusterUnavailable, Refusal
+
+_log = get_logger(__name__)
+_CONNECTIONS_MAX = 100
+_CONNECT_SECONDS = 3.0
+_REST_SECONDS = 1.0
+_REST_SECONDS_MAX = 60.0
+_UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _GONE, _BUSY = 401, 403, 409, 410, 429
+
+
+class Apis(NamedTuple):
+    """Those of the official client that we use: they bear no types that are worth it."""
+
+    core: Any
+    version: Any
+
+
+Call = Callable[[Apis], Awaitable[aiohttp.ClientResponse]]
+"""A request, given what to make it with."""
+
+
+class Expired(ClusterUnavailable):
+    """What was asked for is too old to be told: list again (410)."""
+
+
+class NotAllowed(ClusterRefused):
+    """A right is missing. The message is the server's: it names user, verb and resource."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Refusal.FORBIDDEN, message)
+
+
+class Connection:
+    """A way to one API server. Credentials that it refuses are read anew.
+
+    `kubeconfig` is a path, or several with colons between; None: the configuration of the pod
+    that this runs in. `context` is one of the kubeconfig's; None: its current one.
+    """
+
+    def __init__(self, kubeconfig: str | None, context: str | None = None) -> None:
+        self._kubeconfig = kubeconfig
+        self._context = context
+        self._client: Any = None
+        self._apis: Apis | None = None
+        self._lock = asyncio.Lock()
+        self._rests_until = 0.0
+
+    async def send(self, call: Call, *, timeout_seconds: float) -> bytes:
+        """The body of a successful answer.
+
+        Raises ClusterUnavailable (Expired) within `timeout_seconds`; ClusterRefused (NotAllowed).
+        """
+        async with self._as_cluster_errors(), asyncio.timeout(timeout_seconds):
+            for again in (True, False):
+                apis = await self._ready_apis()
+                response = await call(apis)
+                async with response:
+                    body, status = await response.read(), response.status
+                if status == _UNAUTHORIZED and again:
+                    await self._forget(apis)
+                    continue
+                if 200 <= status < 300:
+                    return body
+                raise self._error(status, body, response)
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def stream(
+        self, call: Call, *, timeout_seconds: float
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """The body of an answer, while it comes. `timeout_seconds` is for its head.
+
+        Raises as `send`, at the head; whoever reads gets the errors of aiohttp.
+        """
+        async with self._as_cluster_errors(), asyncio.timeout(timeout_seconds):
+            apis = await self._ready_apis()
+            response = await call(apis)
+            if response.status != 200:
+                async with response:
+                    body = await response.read()
+                if response.status == _UNAUTHORIZED:
+                    await self._forget(apis)
+                raise self._error(response.status, body, response)
+        try:
+            yield response.content
+        finally:
+            response.close()
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self._forget(self._apis)
+
+    # How -------------------------------------------------------------------------------
+
+    async def _ready_apis(self) -> Apis:
+        """Not before the moment that the server has asked us to wait for."""
+        loop = asyncio.get_running_loop()
+        if (rest := self._rests_until - loop.time()) > 0:
+            await asyncio.sleep(rest)
+        async with self._lock:
+            if self._apis is None:
+                self._apis = await self._load()
+            return self._apis
+
+    async def _load(self) -> Apis:
+        # Its models take half a second to import: only who speaks to a cluster waits for them.
+        client = await asyncio.to_thread(import_module, "kubernetes.aio.client")
+        config = await asyncio.to_thread(import_module, "kubernetes.aio.config")
+
+        configuration = client.Configuration()
+        configuration.retries = None
+        configuration.connection_pool_maxsize = _CONNECTIONS_MAX
+        try:
+            if self._kubeconfig is None:
+                config.load_incluster_config(client_configuration=configuration)
+            else:
+                await self._load_kubeconfig(config, configuration)
+        except (
+            config.ConfigException,
+            yaml.YAMLError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ) as error:
+            raise ClusterUnavailable(f"{self._where()}: {error}") from error
+        self._client = client.ApiClient(configuration)
+        return Apis(client.CoreV1Api(self._client), client.VersionApi(self._client))
+
+    async def _load_kubeconfig(self, config: Any, configuration: Any) -> None:
+        if (missing := await asyncio.to_thread(_missing, self._kubeconfig or "")) is not None:
+            raise ClusterUnavailable(f"{self._where()}: there is no file {missing}")
+        await config.load_kube_config(
+            config_file=self._kubeconfig,
+            context=self._context,
+            client_configuration=configuration,
+            persist_config=False,
+        )
+
+    def _where(self) -> str:
+        if self._kubeconfig is None:
+            return "no cluster: neither a kubeconfig is named, nor does this run in a pod"
+        return f"kubeconfig {self._kubeconfig}"
+
+    async def _forget(self, apis: Apis | None) -> None:
+        """Load everything anew next time, unless somebody else has done so meanwhile."""
+        async with self._lock:
+            if apis is None or self._apis is not apis:
+                return
+            client, self._client, self._apis = self._client, None, None
+        await client.close()
+
+    def _error(self, status: int, body: bytes, response: aiohttp.ClientResponse) -> Exception:
+        said = _status(body)
+        message = said.message or f"{status} {response.reason}"
+        if status == _GONE:
+            return Expired(message)
+        if status == _UNAUTHORIZED:
+            return ClusterUnavailable(f"the API server refuses our credentials: {message}")
+        if status == _BUSY or status >= 500:
+            self._rest(response)
+            return ClusterUnavailable(f"the API server cannot: {message}")
+        return refusal_of(status, said, message)
+
+    def _rest(self, response: aiohttp.ClientResponse) -> None:
+        """Nobody asks again before the moment that the server has named."""
+        try:
+            seconds = float(response.headers.get("Retry-After", ""))
+        except ValueError:
+            return
+        now = asyncio.get_running_loop().time()
+        wait = min(max(seconds, _REST_SECONDS), _REST_SECONDS_MAX)
+        self._rests_until = max(self._rests_until, now + wait)
+        _log.info("the API server asks us to wait", seconds=seconds)
+
+    @asynccontextmanager
+    async def _as_cluster_errors(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            raise ClusterUnavailable("the API server does not answer in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ClusterUnavailable(f"the API server: {error or type(error).__name__}") from error
+
+
+def refusal_of(status: int, said: Status, message: str) -> ClusterRefused:
+    """What a refused request means (recorded from a server of version 1.36)."""
+    details = said.details or StatusDetails()
+    causes = {cause.reason for cause in details.causes or ()}
+    if "NamespaceTerminating" in causes:
+        return ClusterRefused(Refusal.NAMESPACE_TERMINATING, message)
+    if said.reason == "AlreadyExists":
+        return ClusterRefused(Refusal.ALREADY_EXISTS, message)
+    if status == _CONFLICT:
+        return ClusterRefused(Refusal.CONFLICT, message)
+    if said.reason == "NotFound":
+        missing = Refusal.NAMESPACE_MISSING if details.kind == "namespaces" else Refusal.NOT_FOUND
+        return ClusterRefused(missing, message)
+    if said.reason == "Forbidden" and "exceeded quota" in message:
+        return ClusterRefused(Refusal.QUOTA, message)
+    if status == _FORBIDDEN:
+        return NotAllowed(message)
+    return ClusterRefused(Refusal.INVALID, message)
+
+
+def _missing(kubeconfig: str) -> str | None:
+    """The official loader passes over a file that is not there, and then misses its content."""
+    parts = [part for part in kubeconfig.split(":") if part]
+    return next((part for part in parts if not Path(part).expanduser().is_file()), None)
+
+
+def _status(body: bytes) -> Status:
+    """Also what stands between us and the server may answer, and not in its words."""
+    try:
+        return msgspec.json.decode(body, type=Status)
+    except msgspec.DecodeError:
+        return Status(message=body[:200].decode(errors="replace").strip() or None)

@@ -1,0 +1,275 @@
+"""Keeping up with an API server that behaves as real ones do on bad days."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from tests.contract.cluster_worlds import (
+    QUICK_PACE,
+    KubernetesWorld,
+    a_node,
+    a_spec,
+    kubernetes_world,
+    watching,
+)
+from tests.kubernetes.api_server import Failure
+
+from dory_orchestrator.cluster.kubernetes.connection import Connection
+from dory_orchestrator.cluster.kubernetes.watching import Pace
+from dory_orchestrator.core.model import PodSpec
+from dory_orchestrator.ports import ClusterRefused, ClusterUnavailable, Refusal
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(20)]
+
+
+@pytest.fixture
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[KubernetesWorld]:
+    async with kubernetes_world(tmp_path, getattr(request, "param", QUICK_PACE)) as found:
+        yield found
+
+
+WATCHES = 3
+"""Nodes, and the pods of two namespaces."""
+
+
+def paced(pace: Pace) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("world", [pytest.param(pace, id="paced")], indirect=True)
+
+
+THREE_A_PAGE = paced(Pace(page=3))
+IMPATIENT = paced(Pace(silence_seconds=0.4))
+
+
+def lists(world: KubernetesWorld) -> int:
+    """How often pods were listed."""
+    paths = [path for method, path in world.server.requests if "/default/pods?" in path]
+    return sum("watch=" not in path for path in paths)
+
+
+async def until(condition: Callable[[], Any], limit_seconds: float = 8.0) -> None:
+    async with asyncio.timeout(limit_seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@THREE_A_PAGE
+async def test_a_long_list_comes_in_pages(world):
+    specs = [a_spec(node_name="nowhere") for _ in range(8)]
+    for spec in specs:
+        await world.cluster.create_pod(spec)
+    async with watching(world.cluster) as seen:
+        assert {pod.name for pod in seen.now.pods.values()} == {spec.name for spec in specs}
+    assert lists(world) == 3
+
+
+@THREE_A_PAGE
+async def test_a_page_that_has_expired_is_listed_again_without_pages(world):
+    for _ in range(8):
+        await world.cluster.create_pod(a_spec(node_name="nowhere"))
+
+    def expire(request: web.Request) -> None:
+        if "continue" in request.query:
+            raise Failure(410, "Expired", "The provided continue parameter is too old")
+
+    world.server.intercept = expire
+    async with watching(world.cluster) as seen:
+        assert len(seen.now.pods) == 8
+
+
+async def test_a_stream_that_ends_goes_on_where_it_was(world):
+    await world.declare(a_node("a"))
+    async with watching(world.cluster) as seen:
+        for _ in range(3):
+            spec = a_spec()
+            world.server.break_watches()
+            await world.cluster.create_pod(spec)
+            await seen.pod(spec.name, ready=True)
+        assert seen.failure is None
+    assert lists(world) == 1
+
+
+async def test_a_watch_that_is_too_old_is_listed_again(world):
+    await world.declare(a_node("a"))
+    first, second = a_spec(), a_spec()
+    async with watching(world.cluster) as seen:
+        await world.cluster.create_pod(first)
+        pod = await seen.pod(first.name, ready=True)
+        world.server.intercept = _refuse_watches()
+        world.server.break_watches()
+        await until(lambda: not world.server.watches)
+        await world.cluster.delete_pod(pod, force=True)
+        await world.cluster.create_pod(second)
+        world.server.compact()
+        world.server.intercept = None
+        await seen.pod(second.name, ready=True)
+        await seen.gone(first.name)
+        assert seen.failure is None
+    assert lists(world) == 2
+
+
+def _refuse_watches() -> Callable[[web.Request], None]:
+    def refuse(request: web.Request) -> None:
+        if "watch" in request.query:
+            raise Failure(500, "InternalError", "etcd is away")
+
+    return refuse
+
+
+@IMPATIENT
+async def test_a_silent_stream_is_opened_anew(world):
+    """Between us and the server somebody may forget a connection, and tell neither."""
+    await world.declare(a_node("a"))
+    async with watching(world.cluster) as seen:
+        await until(lambda: len(world.server.watches) == WATCHES)
+        for watch in list(world.server.watches):
+            world.server.watches.discard(watch)  # it stays open, and says nothing any more
+        spec = a_spec()
+        await world.cluster.create_pod(spec)
+        await seen.pod(spec.name, ready=True)
+        assert seen.failure is None
+        assert len(world.server.watches) == WATCHES
+
+
+@IMPATIENT
+async def test_bookmarks_keep_a_quiet_stream_alive(world):
+    world.server.bookmark_seconds = 0.1
+    async with watching(world.cluster):
+        await until(lambda: len(world.server.watches) == WATCHES)
+        begun = len(world.server.requests)
+        await asyncio.sleep(1.2)
+        assert len(world.server.requests) == begun
+
+
+async def test_what_is_no_json_breaks_the_picture_and_not_the_process(world):
+    def garble(request: web.Request) -> Any:
+        if request.path.endswith("/nodes"):
+            raise web.HTTPOk(text="<html>a proxy</html>")
+
+    world.server.intercept = garble
+    with pytest.raises(ClusterUnavailable, match="nodes"):
+        async with world.cluster.observe():
+            pass
+
+
+async def test_a_missing_right_is_named(world):
+    world.server.forbidden.add(("list", "nodes"))
+    with pytest.raises(ClusterUnavailable, match=r"nodes is forbidden: User .* cannot list"):
+        async with world.cluster.observe():
+            pass
+    world.server.forbidden = {("create", "pods")}
+    with pytest.raises(ClusterRefused, match="cannot create resource") as refused:
+        await world.cluster.create_pod(a_spec())
+    assert refused.value.reason is Refusal.FORBIDDEN
+
+
+async def test_nobody_asks_before_the_server_wants_to_be_asked(world):
+    busy = [Failure(429, "TooManyRequests", "too many requests", Retry_After="1")]
+
+    def refuse(_request: web.Request) -> None:
+        if busy:
+            raise busy.pop()
+
+    world.server.intercept = refuse
+    with pytest.raises(ClusterUnavailable, match="too many requests"):
+        await world.cluster.version()
+    began_at = time.monotonic()
+    await world.cluster.create_pod(a_spec())
+    assert time.monotonic() - began_at > 0.8
+
+
+async def test_what_is_asked_in_vain_ends_in_time(world):
+    async def hang() -> None:
+        await asyncio.sleep(30)
+
+    world.server.intercept = lambda _request: hang()
+    began_at = time.monotonic()
+    with pytest.raises(ClusterUnavailable, match="in time"):
+        await world.cluster.version()
+    assert time.monotonic() - began_at < 2.5
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        pytest.param(
+            Failure(403, "Forbidden", 'pods "x" is forbidden: exceeded quota: q, requested: cpu=1'),
+            Refusal.QUOTA,
+            id="quota",
+        ),
+        pytest.param(Failure(422, "Invalid", "spec: Invalid"), Refusal.INVALID, id="invalid"),
+        pytest.param(Failure(413, "", "too large"), Refusal.INVALID, id="too-large"),
+    ],
+)
+async def test_refusals_have_reasons(world, failure, reason):
+    def refuse(_request: web.Request) -> None:
+        raise failure
+
+    world.server.intercept = refuse
+    with pytest.raises(ClusterRefused) as refused:
+        await world.cluster.create_pod(a_spec())
+    assert refused.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "terminating", "reason"),
+    [
+        (set(), set(), Refusal.NAMESPACE_MISSING),
+        ({"default"}, {"default"}, Refusal.NAMESPACE_TERMINATING),
+    ],
+)
+async def test_namespaces_that_take_no_pods(world, namespaces, terminating, reason):
+    world.server.namespaces, world.server.terminating = namespaces, terminating
+    with pytest.raises(ClusterRefused) as refused:
+        await world.cluster.create_pod(a_spec())
+    assert refused.value.reason is reason
+
+
+async def test_a_token_that_has_changed_is_read_again(world, tmp_path):
+    world.server.token = "first"
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(world.server.kubeconfig())
+    assert await world.cluster.version()
+    world.server.token = "second"
+    with pytest.raises(ClusterUnavailable, match="refuses our credentials"):
+        await world.cluster.version()
+    kubeconfig.write_text(world.server.kubeconfig())
+    assert await world.cluster.version()
+
+
+async def test_a_kubeconfig_that_is_not_there_is_named():
+    connection = Connection("/nowhere/kubeconfig")
+    with pytest.raises(ClusterUnavailable, match="there is no file /nowhere/kubeconfig"):
+        await connection.send(_version, timeout_seconds=5.0)
+
+
+async def test_neither_a_kubeconfig_nor_a_pod(monkeypatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ClusterUnavailable, match="neither a kubeconfig is named, nor"):
+        await Connection(None).send(_version, timeout_seconds=5.0)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "apiVersion: v1\nkind: Config\n"])
+async def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path, text):
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(ClusterUnavailable, match="kubeconfig"):
+        await Connection(str(path)).send(_version, timeout_seconds=5.0)
+
+
+async def _version(apis: Any) -> Any:
+    return await apis.version.get_code_without_preload_content()
+
+
+async def test_pods_of_other_namespaces_are_not_looked_at(world):
+    world.server.namespaces.add("theirs")
+    theirs: PodSpec = a_spec(namespace="theirs")
+    await world.cluster.create_pod(theirs)
+    await asyncio.sleep(0)
+    world.kubernetes._done.clear()
+    async with watching(world.cluster) as seen:
+        assert not seen.now.pods
+    assert not any("theirs" in path for method, path in world.server.requests if method == "GET")
