@@ -74,6 +74,9 @@ class StandIn:
     async def configure(self, url: str, token: str | None) -> None:
         """Its pods speak to nobody."""
 
+    def look_in(self, namespaces: frozenset[str]) -> None:
+        """All are looked at."""
+
     async def version(self) -> str:
         return "stand-in"
 

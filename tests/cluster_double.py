@@ -65,6 +65,9 @@ class MemoryCluster:
         finally:
             self._streams.discard(event)
 
+    def look_in(self, namespaces: frozenset[str]) -> None:
+        """All are looked at."""
+
     async def create_pod(self, spec: PodSpec) -> Pod:
         await self._answer()
         if self.on_create is not None:

@@ -575,6 +575,7 @@ class MemoryStore:
                 pod_uid=pod.uid,
                 pod_name=pod.name,
                 pod_ip=pod.ip,
+                namespace=pod.namespace,
                 node_name=pod.node_name or own.node_name,
                 ready=pod.ready,
                 exit_code=own.exit_code if is_same else None,

@@ -43,6 +43,7 @@ SAMPLES = {
         DATABASE.format("a"), DATABASE.format("b"), DATABASE.format("c"), "mysql://u:geheim@h/db"
     ),
     "kubeconfig": Sample("/env/kube", "/flag/kube", "/file/kube", "/with\nline"),
+    "kube_context": Sample("of-env", "of-flag", "of-file", "with\nline"),
     "namespace": Sample("of-env", "of-flag", "of-file", "Not_A_Label"),
     "poll_interval": Sample("1s", "2s", "3s", "3 parsecs"),
     "log_level": Sample("debug", "warn", "error", "loud"),
@@ -57,6 +58,10 @@ SAMPLES = {
     "operator_token": Sample("env-operator", "flag-operator", "file-operator", "geheim\t"),
     "require_state_token": Sample("true", False, True, "perhaps"),
     "local_dir": Sample("/env/dory", "/flag/dory", "/file/dory", "/with\nline"),
+    "orchestrator_url": Sample("http://e:1", "https://f", "http://g/p", "ftp://h"),
+    "pod_service_account": Sample("of-env", "of-flag", "of-file", "Not_A_Name"),
+    "image_pull_secret": Sample("of-env", "of-flag", "of-file", "Not_A_Name"),
+    "state_token_secret": Sample("of-env", "of-flag", "of-file", "Not_A_Name"),
     "deletion_guard_seconds": Sample("11s", "12s", "13s", "9s"),
     "checkpoint_interval": Sample("11s", "12s", "0s", "3601s"),
     "health_poll_interval": Sample("1s", "2s", "3s", "400ms"),

@@ -587,6 +587,11 @@ class Cluster(Protocol):
         """
         ...
 
+    def look_in(self, namespaces: frozenset[str]) -> None:
+        """Show pods of these namespaces, too: a picture says which it shows. Where namespaces
+        make no difference, it shows all without being asked."""
+        ...
+
     async def create_pod(self, spec: PodSpec) -> Pod:
         """Create a pod; returns it as it then is.
 

@@ -146,6 +146,16 @@ _Label = Annotated[
 _Address = Annotated[
     str, _matching(r"[0-9A-Za-z_.:%-]+", "an address such as 0.0.0.0, :: or a host name")
 ]
+_Name = Annotated[
+    str,
+    _matching(
+        r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?",
+        "a name: at most 253 of a-z, 0-9, - and ., a letter or digit at both ends",
+    ),
+]
+_Url = Annotated[
+    str, _matching(r"https?://[^\s/?#]+(/[^\s?#]*)?", "a URL such as http://dory-orchestrator:8080")
+]
 _Integer = Annotated[int, BeforeValidator(_not_a_bool)]
 _Token = Annotated[SecretStr, AfterValidator(_header_safe)]
 
@@ -160,6 +170,9 @@ class Settings(BaseModel):
     )
     kubeconfig: _Path | None = Field(
         default=None, description="Path of a kubeconfig. Without it: the configuration of the pod."
+    )
+    kube_context: _Path | None = Field(
+        default=None, description="Context of the kubeconfig. Without it: its current one."
     )
     namespace: _Label = Field(
         default="default", description="Kubernetes namespace of processors that name none."
@@ -207,6 +220,22 @@ class Settings(BaseModel):
     )
     local_dir: _Path = Field(
         default=".dory", description="Data directory of the local cluster (cluster local)."
+    )
+    orchestrator_url: _Url | None = Field(
+        default=None,
+        description="Where pods find the orchestrator (cluster kubernetes). Without it: the service `dory-orchestrator` of its namespace.",
+    )
+    pod_service_account: _Name = Field(
+        default="dory-processor",
+        description="ServiceAccount of pods (cluster kubernetes): it may keep their states.",
+    )
+    image_pull_secret: _Name = Field(
+        default="ecr-registry-secret",
+        description="Secret of each namespace that images are pulled with (cluster kubernetes).",
+    )
+    state_token_secret: _Name = Field(
+        default="dory-state-token",
+        description="Secret of each namespace with the state token, in the key `token` (cluster kubernetes).",
     )
     deletion_guard_seconds: Annotated[float, _duration(10, 86_400)] | None = Field(
         default=None,

@@ -37,6 +37,9 @@ QUICK = Timing(
     stop_seconds=4.0,
 )
 
+AROUND = Surroundings(
+    orchestrator_url="http://dory-orchestrator.dory-system:8080", service_account="dory-processor"
+)
 QUICK_PACE = Pace(patience_seconds=1.0)
 
 PROGRAM = r"""
@@ -157,12 +160,9 @@ class KubernetesWorld:
     def __init__(self, server: ApiServer, kubeconfig: Path, pace: Pace) -> None:
         self.server = server
         self.plane = ControlPlane(server)
-        around = Surroundings(
-            orchestrator_url="http://dory-orchestrator.dory-system:8080",
-            service_account="dory-processor",
-        )
-        connection = Connection(str(kubeconfig))
-        self.kubernetes = KubernetesCluster(connection, around, lambda: ("default", "other"), pace)
+        self.connection = Connection(str(kubeconfig))
+        self.kubernetes = KubernetesCluster(self.connection, AROUND, pace)
+        self.kubernetes.look_in(frozenset({"default", "other"}))
         self.cluster: Cluster = self.kubernetes
 
     async def declare(self, *nodes: Node) -> None:

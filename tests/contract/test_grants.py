@@ -74,7 +74,8 @@ async def test_what_is_not_desired_any_more_is_not_created(world, lease, status)
 async def test_a_creation_takes_the_place_of_the_pod_before(world, lease):
     key, _ = await placed(world, lease, ready=True)
     assert await grant(world, lease, create(key, 2, node="n2")) == [True]
-    assert await owner_of(world, key) == Ownership(2, node_name="n2", last_pod_name="pod-1")
+    taken = Ownership(2, node_name="n2", last_pod_name="pod-1", namespace="default")
+    assert await owner_of(world, key) == taken
     # Nothing of the second was ever created: what the first saved at its end is the newest.
     assert await grant(world, lease, create(key, 3, node="n3")) == [True]
     assert (await owner_of(world, key)).newest_pod_name == "pod-1"

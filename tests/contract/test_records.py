@@ -19,12 +19,14 @@ async def test_a_pod_becomes_the_owner_and_the_platform_shows_it(world, lease):
     await world.store.grant(lease, [create(key)])
     pod = a_pod(key, uid="u", name="p", node_name=None, ip=None)
     await world.store.record_pods(lease, [Record(key, 1, pod)])
-    assert await owner_of(world, key) == Ownership(1, "u", "p", None, "n1")
+    assert await owner_of(world, key) == Ownership(1, "u", "p", None, "n1", namespace="default")
     assert await world.shown_of(key) == ("p", None, None)
 
     placed = a_pod(key, uid="u", name="p", node_name="n2", ip="10.0.0.2", ready=True)
     await world.store.record_pods(lease, [Record(key, 1, placed)])
-    assert await owner_of(world, key) == Ownership(1, "u", "p", "10.0.0.2", "n2", True)
+    assert await owner_of(world, key) == Ownership(
+        1, "u", "p", "10.0.0.2", "n2", True, namespace="default"
+    )
     assert await world.shown_of(key) == ("p", "10.0.0.2", "n2")
     assert await world.status_of(key) == "pending"
 

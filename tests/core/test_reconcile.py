@@ -31,6 +31,7 @@ from dory_orchestrator.core.model import (
     PodPhase,
     Resources,
 )
+from dory_orchestrator.core.namespaces import namespaces
 from dory_orchestrator.core.plan import (
     STATES,
     Adopt,
@@ -488,6 +489,51 @@ def test_the_earliest_counts():
     retries = (START + 9, START + 2, START + 5)
     ownership = {an_id(n): Ownership(1, failures=1, retry_at=at) for n, at in enumerate(retries)}
     assert compute(a_snapshot(processors(3), ownership=ownership), LIMITS).wake_at == START + 2
+
+
+# Namespaces ---------------------------------------------------------------------------------
+
+
+def shown(snapshot, *namespaces):
+    return replace(snapshot, observed=replace(snapshot.observed, namespaces=frozenset(namespaces)))
+
+
+@pytest.mark.parametrize(
+    ("config", "own", "unseen"),
+    [
+        pytest.param(replace(ONE, namespace="dark"), None, "dark", id="where-it-shall-be"),
+        pytest.param(ONE, replace(FAILED_ONCE, namespace="dark"), "dark", id="where-it-was-seen"),
+    ],
+)
+def test_where_nobody_can_look_nothing_is_done(config, own, unseen):
+    """A pod may run there: another would be one too many."""
+    snapshot = a_snapshot([config], ownership={} if own is None else {KEY: own})
+    said = compute(shown(snapshot, "default"), LIMITS)
+    assert not said.actions
+    assert said.findings[KEY].reason is Reason.NAMESPACE_UNSEEN
+    assert f"namespace {unseen} " in said.findings[KEY].detail
+    assert compute(snapshot, LIMITS).actions or own is not None
+
+
+def test_others_go_on_where_one_can_look():
+    dark = a_processor(1, namespace="dark")
+    said = compute(shown(a_snapshot([ONE, dark], ownership={}), "default"), LIMITS)
+    assert [create.processor_id for create in said.creates] == [KEY]
+
+
+def test_what_nobody_can_see_is_not_forgotten():
+    own = replace(OWNS, namespace="dark")
+    snapshot = a_snapshot([], ownership={KEY: own})
+    assert not compute(shown(snapshot, "default"), LIMITS).forgets
+    assert compute(shown(snapshot, "default", "dark"), LIMITS).forgets
+
+
+def test_namespaces_to_look_in():
+    strange = a_processor(2, namespace="No Namespace")
+    named, unnamed = a_processor(1, namespace="named"), replace(ONE, namespace=None)
+    gone = {an_id("gone"): Ownership(1, namespace="left")}
+    snapshot = a_snapshot([unnamed, named, strange], ownership=gone)
+    assert namespaces(snapshot.desired, "usual") == {"usual", "named", "left"}
 
 
 # On its way home ---------------------------------------------------------------------------

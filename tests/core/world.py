@@ -169,6 +169,7 @@ def owned_by(pod: Pod, **changes: Any) -> Ownership:
         "pod_uid": pod.uid,
         "pod_name": pod.name,
         "pod_ip": pod.ip,
+        "namespace": pod.namespace,
         "node_name": pod.node_name,
         "ready": pod.ready,
     }
@@ -451,6 +452,7 @@ class World:
             pod_uid=record.pod.uid,
             pod_name=record.pod.name,
             pod_ip=record.pod.ip,
+            namespace=record.pod.namespace,
             node_name=record.pod.node_name or own.node_name,
             ready=record.pod.ready,
         )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from tests.contract.cluster_worlds import (
+    AROUND,
     QUICK_PACE,
     KubernetesWorld,
     a_node,
@@ -18,6 +19,7 @@ from tests.contract.cluster_worlds import (
 )
 from tests.kubernetes.api_server import Failure
 
+from dory_orchestrator.cluster.kubernetes.client import KubernetesCluster
 from dory_orchestrator.cluster.kubernetes.connection import Connection
 from dory_orchestrator.cluster.kubernetes.watching import Pace
 from dory_orchestrator.core.model import PodSpec
@@ -130,8 +132,8 @@ async def test_a_silent_stream_is_opened_anew(world):
         spec = a_spec()
         await world.cluster.create_pod(spec)
         await seen.pod(spec.name, ready=True)
+        await until(lambda: len(world.server.watches) == WATCHES)
         assert seen.failure is None
-        assert len(world.server.watches) == WATCHES
 
 
 @IMPATIENT
@@ -273,3 +275,40 @@ async def test_pods_of_other_namespaces_are_not_looked_at(world):
     async with watching(world.cluster) as seen:
         assert not seen.now.pods
     assert not any("theirs" in path for method, path in world.server.requests if method == "GET")
+
+
+async def test_a_namespace_that_is_named_later_is_shown_once_it_is_listed(world):
+    world.server.namespaces.add("later")
+    spec = a_spec(namespace="later")
+    await world.cluster.create_pod(spec)
+    async with watching(world.cluster) as seen:
+        assert seen.now.namespaces == frozenset({"default", "other"})
+        world.cluster.look_in(frozenset({"default", "later"}))
+        pod = await seen.until(
+            lambda now: now.namespaces == frozenset({"default", "later", "other"}) and now
+        )
+        assert [one.name for one in pod.pods.values()] == [spec.name]
+
+
+async def test_a_namespace_that_may_not_be_looked_at_is_left_out(world):
+    """One row with a wrong namespace must not stop the fleet."""
+
+    def refuse(request: web.Request) -> None:
+        if "/closed/" in request.path:
+            raise Failure(403, "Forbidden", "pods is forbidden: not there")
+
+    world.server.intercept = refuse
+    world.cluster.look_in(frozenset({"closed"}))
+    spec = a_spec(node_name="nowhere")
+    async with watching(world.cluster) as seen:
+        assert seen.now.namespaces == frozenset({"default", "other"})
+        await world.cluster.create_pod(spec)
+        await seen.pod(spec.name)
+        assert not seen.now.shows("closed")
+
+
+async def test_without_a_namespace_nothing_is_shown(world):
+    cluster = KubernetesCluster(world.connection, AROUND)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), cluster.observe():
+            pass

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,6 +98,10 @@ def test_orphans_of_a_killed_server_do_not_keep_the_next_from_starting(
     _write_a_row(postgres.start())
     orphans = _process(postgres).children()
     orphans[0].suspend()
+    # On a busy machine it may take a moment until it stands still.
+    deadline = time.monotonic() + 5.0
+    while orphans[0].status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
+        time.sleep(0.01)
     _signal_and_wait(postgres, signal.SIGKILL)
     assert orphans[0].status() == psutil.STATUS_STOPPED
 

@@ -85,8 +85,13 @@ def open_store(settings: Settings, metrics: Metrics, role: str) -> PostgresStore
 
 
 def has_cluster(settings: Settings) -> bool:
-    """Whether there is a cluster to act on."""
-    return settings.cluster == "local"
+    """Whether there is a cluster to act on: a local one, or a Kubernetes that is named, or that
+    this runs in."""
+    return (
+        settings.cluster == "local"
+        or settings.kubeconfig is not None
+        or "KUBERNETES_SERVICE_HOST" in os.environ
+    )
 
 
 async def wait_for_schema(store: PostgresStore, on_wait: Callable[[str], None]) -> None:

@@ -19,6 +19,9 @@ from dory_orchestrator.app.child import (
 )
 from dory_orchestrator.app.control import CAPTURES_MAX, PROBES_MAX, Control
 from dory_orchestrator.cluster.absent import AbsentCluster
+from dory_orchestrator.cluster.kubernetes.client import KubernetesCluster
+from dory_orchestrator.cluster.kubernetes.connection import Connection
+from dory_orchestrator.cluster.kubernetes.manifest import Surroundings
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.core.model import ComponentHealth, HealthStatus
 from dory_orchestrator.logs import get_logger
@@ -31,6 +34,8 @@ from dory_orchestrator.store.postgres import PostgresStore
 
 _log = get_logger(__name__)
 _CONFIGURE_SECONDS = 5.0
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_USUAL_NAMESPACE = "dory-system"
 
 
 class ControlProcess:
@@ -42,8 +47,9 @@ class ControlProcess:
         self.metrics = Metrics(process=inheritance.board_fd is None)
         self.metrics.process_restarts.labels("control").inc(inheritance.restarts)
         self.store: PostgresStore = open_store(settings, self.metrics, "control")
-        self.local = LocalCluster(Path(settings.local_dir)) if has_cluster(settings) else None
-        self.cluster: Cluster = self.local or AbsentCluster()
+        self.local: LocalCluster | None = None
+        self.has_cluster = has_cluster(settings)
+        self.cluster = self._make_cluster()
         self.pods = HttpPods(connections_max=PROBES_MAX + CAPTURES_MAX + 100)
         self.control = Control(
             settings,
@@ -54,9 +60,26 @@ class ControlProcess:
             metrics=self.metrics,
         )
 
+    def _make_cluster(self) -> Cluster:
+        settings = self.settings
+        if not self.has_cluster:
+            return AbsentCluster()
+        if settings.cluster == "local":
+            self.local = LocalCluster(Path(settings.local_dir))
+            return self.local
+        url = settings.orchestrator_url or f"http://dory-orchestrator.{_own_namespace()}:8080"
+        around = Surroundings(
+            orchestrator_url=url,
+            service_account=settings.pod_service_account,
+            image_pull_secret=settings.image_pull_secret,
+            state_token_secret=settings.state_token_secret if settings.state_token else "",
+        )
+        connection = Connection(settings.kubeconfig, settings.kube_context)
+        return KubernetesCluster(connection, around)
+
     def components(self) -> Mapping[str, ComponentHealth]:
         """The components that are known of."""
-        return {} if self.local is None else self.control.components()
+        return self.control.components() if self.has_cluster else {}
 
     def add_checks(self, health: Health) -> None:
         """Have all components checked."""
@@ -66,7 +89,7 @@ class ControlProcess:
 
         health.add("database", database_check(self.store), readiness=True)
         health.add("watcher", watcher)
-        if self.local is not None:
+        if self.has_cluster:
             for name in ("kubernetes", "health-poller"):
                 health.add(name, self._check_of(name), readiness=name == "kubernetes")
 
@@ -79,12 +102,13 @@ class ControlProcess:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        if self.local is None:
+        if not self.has_cluster:
             await self.control.watch()
             return
         async with asyncio.TaskGroup() as group:
             group.create_task(self.control.run())
-            group.create_task(self._keep_configured(self.local))
+            if self.local is not None:
+                group.create_task(self._keep_configured(self.local))
 
     async def _keep_configured(self, cluster: LocalCluster) -> None:
         """Tell the local cluster again and again where its pods find us: it may be another one
@@ -104,6 +128,14 @@ class ControlProcess:
         await self.pods.close()
         await self.cluster.close()
         await self.store.close()
+
+
+def _own_namespace() -> str:
+    """Of the pod that this runs in; without one, that of the documented deployment."""
+    try:
+        return _NAMESPACE_FILE.read_text(encoding="utf-8").strip() or _USUAL_NAMESPACE
+    except OSError:
+        return _USUAL_NAMESPACE
 
 
 def collect_garbage_rarely() -> None:

@@ -22,6 +22,9 @@ class AbsentCluster:
         _absent()
         yield  # type: ignore[unreachable]  # what makes it a context manager
 
+    def look_in(self, namespaces: frozenset[str]) -> None:
+        """See Cluster."""
+
     async def create_pod(self, spec: PodSpec) -> Pod:
         """See Cluster."""
         _absent()
@@ -45,4 +48,4 @@ class AbsentCluster:
 
 
 def _absent() -> NoReturn:
-    raise ClusterUnavailable("this version runs pods on the local cluster only")
+    raise ClusterUnavailable("no cluster is named: set kubeconfig, or cluster: local")

@@ -236,10 +236,18 @@ class PodSpec:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A cluster at one moment: nodes by name, and the pods that call themselves ours, by uid."""
+    """A cluster at one moment: nodes by name, and the pods that call themselves ours, by uid.
+
+    `namespaces` are those that it shows pods of; None: all.
+    """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
     pods: Mapping[str, Pod] = field(default_factory=dict)
+    namespaces: frozenset[str] | None = None
+
+    def shows(self, namespace: str | None) -> bool:
+        """Whether pods of this namespace would be in it; None is none that could hide a pod."""
+        return self.namespaces is None or namespace is None or namespace in self.namespaces
 
 
 def node_key(edge_node_id: UUID | None, name: str) -> str:
@@ -324,6 +332,7 @@ class Ownership:
     those in a row; `failed_pod_uid` is the pod of the last one, and `retry_at` when the next
     try is due. `exit_code` and `restart_reason` tell how the last pod ended. `last_pod_name` is
     the pod that owned it before `pod_name` was cleared: what it saved at its end is the newest.
+    `namespace` is where a pod of it was seen last.
     """
 
     epoch: int
@@ -338,6 +347,7 @@ class Ownership:
     exit_code: int | None = None
     restart_reason: str | None = None
     last_pod_name: str | None = None
+    namespace: str | None = None
 
     @property
     def newest_pod_name(self) -> str | None:

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     REMOVAL_LIMIT = "removal_limit"
     EPOCH_AHEAD = "epoch_ahead"
     FOREIGN_FLEET = "foreign_fleet"
+    NAMESPACE_UNSEEN = "namespace_unseen"
     BACK_OFF = "back_off"
     ROLLOUT_WAITS = "rollout_waits"
     ROLLOUT_STOPPED = "rollout_stopped"
@@ -85,6 +86,7 @@ STATES: Mapping[Reason, State] = {
     Reason.REMOVAL_LIMIT: State.REMOVING,
     Reason.EPOCH_AHEAD: State.HELD,
     Reason.FOREIGN_FLEET: State.HELD,
+    Reason.NAMESPACE_UNSEEN: State.PENDING,
     Reason.BACK_OFF: State.WAITING,
     Reason.ROLLOUT_WAITS: State.RUNNING,
     Reason.ROLLOUT_STOPPED: State.RUNNING,

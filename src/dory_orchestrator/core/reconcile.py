@@ -107,9 +107,24 @@ class _Cycle(Relocating):
                 # Untouched, and so are its pods: what they should be is not known.
                 self._find(processor_id, error.reason, str(error), pods)
                 continue
+            unseen = self._unseen(namespace, ownership.get(processor_id))
+            if unseen is not None:
+                # What runs there is not known: another pod could be one too many.
+                detail = f"namespace {unseen} cannot be looked at"
+                self._find(processor_id, Reason.NAMESPACE_UNSEEN, detail, pods)
+                continue
             config_hash = self.blueprints.change_hash(config, blueprint)
             wanted = Wanted(config, blueprint, namespace, config_hash)
             self._look_at(wanted, ownership.get(processor_id), pods)
+
+    def _unseen(self, namespace: str, own: Ownership | None) -> str | None:
+        """The namespace of a processor that the picture does not show: the one where it shall
+        be, or where it was seen last."""
+        observed = self.snapshot.observed
+        for name in (namespace, own.namespace if own is not None else None):
+            if not observed.shows(name):
+                return name
+        return None
 
     def _look_at_acting(
         self, config: ProcessorConfig, own: Ownership | None, pods: Sequence[Pod]
@@ -394,6 +409,7 @@ class _Cycle(Relocating):
                 and processor_id not in self.ours
                 and processor_id not in self.snapshot.acting
                 and own != own.forgotten()
+                and self.snapshot.observed.shows(own.namespace)
             ):
                 detail = "not desired, and its pod is gone"
                 self.forgets.append(Forget(processor_id, own.epoch, Reason.NOT_DESIRED, detail))
@@ -434,6 +450,7 @@ def _differs(own: Ownership, pod: Pod) -> bool:
         or own.ready != pod.ready
         or own.pod_ip != pod.ip
         or own.pod_name != pod.name
+        or own.namespace != pod.namespace
         or (pod.node_name is not None and own.node_name != pod.node_name)
     )
 

@@ -167,10 +167,14 @@ def label_value(text: str) -> str:
 
 def namespace_of(config: ProcessorConfig, default: str) -> str:
     """The namespace of a processor's pod. Raises NotDefined when it cannot be one."""
-    namespace = config.namespace or default
-    if not _NAMESPACE.fullmatch(namespace):
-        raise NotDefined(Reason.CONFIG_UNREADABLE, f"k8s_namespace {namespace!r} is no DNS label")
-    return namespace
+    return checked_namespace(config.namespace or default)
+
+
+def checked_namespace(name: str) -> str:
+    """The name, if it can be one of a namespace. Raises NotDefined."""
+    if not _NAMESPACE.fullmatch(name):
+        raise NotDefined(Reason.CONFIG_UNREADABLE, f"k8s_namespace {name!r} is no DNS label")
+    return name
 
 
 def pod_name(slug: str, processor_id: UUID, epoch: int) -> str:

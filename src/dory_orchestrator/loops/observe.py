@@ -50,7 +50,7 @@ class Observer:
         for uid, until in self._deleted.items():
             if uid in pods and until > now:
                 pods[uid] = replace(pods[uid], terminating=True, ready=False)
-        return Observation(self._current.nodes, pods)
+        return replace(self._current, pods=pods)
 
     def created(self, pod: Pod) -> None:
         """A pod was created: it is there until a picture tells."""

@@ -12,6 +12,7 @@ from uuid import UUID
 from dory_orchestrator.core import guard
 from dory_orchestrator.core.backoff import Backoff
 from dory_orchestrator.core.model import Desired, Limits, Observation, Pod, Snapshot
+from dory_orchestrator.core.namespaces import namespaces
 from dory_orchestrator.core.plan import Create, Delete, EndMove, Plan, Record
 from dory_orchestrator.core.reconcile import compute
 from dory_orchestrator.logs import get_logger
@@ -124,6 +125,7 @@ class Reconciler:
         states: States | None = None,
     ) -> None:
         self._store = store
+        self._cluster = cluster
         self._evidence = evidence or NoEvidence()
         self._judged = Judged(store, metrics)
         self._watcher = watcher
@@ -190,6 +192,7 @@ class Reconciler:
         acting = self._actor.acting
         desired = await self._watcher.read()
         self.desired = desired
+        self._cluster.look_in(namespaces(desired, self._limits.namespace))
         lease, observed = self._leadership.lease, self._observer.current
         if lease is None or observed is None:
             # Without a lease another acts; without a picture nothing may be decided.

@@ -663,10 +663,11 @@ def _owner_columns(records: Sequence[Record]) -> list[list[Any]]:
                 r.pod.ip,
                 r.pod.node_name,
                 r.pod.ready,
+                r.pod.namespace,
             )
             for r in records
         ),
-        7,
+        8,
     )
 
 

@@ -322,7 +322,7 @@ SELECT engaged_at, reason, population, override_until FROM orchestrator.brake
 -- list_ownership --
 SELECT processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready, failures,
     failed_pod_uid, extract(epoch FROM retry_at)::float8 AS retry_at, exit_code, restart_reason,
-    last_pod_name
+    last_pod_name, namespace
 FROM orchestrator.ownership
 
 -- read_guard --
@@ -616,7 +616,7 @@ UPDATE orchestrator.ownership o
 SET pod_uid = NULL, pod_name = NULL, pod_ip = NULL, node_name = NULL, ready = false,
     failures = 0, failed_pod_uid = NULL, retry_at = NULL, exit_code = NULL,
     restart_reason = NULL, last_pod_name = COALESCE(o.pod_name, o.last_pod_name),
-    updated_at = now()
+    namespace = NULL, updated_at = now()
 FROM unnest($1::uuid[], $2::bigint[]) AS a (processor_id, epoch)
 WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
     AND NOT EXISTS (
@@ -633,16 +633,18 @@ WHERE a.processor_id = ANY ($1::uuid[]) AND a.status = 'active'
     AND NOT EXISTS (SELECT FROM processors p WHERE p.id = a.processor_id)
 
 -- record_owners --
--- $1 processor ids, $2 epochs, $3 pod uids, $4 pod names, $5 pod ips, $6 node names, $7 ready.
--- With its new pod the cause of the last one's end has been told.
+-- $1 processor ids, $2 epochs, $3 pod uids, $4 pod names, $5 pod ips, $6 node names, $7 ready,
+-- $8 namespaces. With its new pod the cause of the last one's end has been told.
 UPDATE orchestrator.ownership o
 SET exit_code = CASE WHEN o.pod_uid = a.pod_uid THEN o.exit_code END,
     restart_reason = CASE WHEN o.pod_uid = a.pod_uid THEN o.restart_reason END,
     pod_uid = a.pod_uid, pod_name = a.pod_name, pod_ip = a.pod_ip,
-    node_name = COALESCE(a.node_name, o.node_name), ready = a.ready, updated_at = now()
+    node_name = COALESCE(a.node_name, o.node_name), ready = a.ready, namespace = a.namespace,
+    updated_at = now()
 FROM unnest(
-    $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[]
-) AS a (processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready)
+    $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[],
+    $8::text[]
+) AS a (processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready, namespace)
 WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
 RETURNING o.processor_id
 

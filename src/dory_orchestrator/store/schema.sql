@@ -155,6 +155,8 @@ CREATE TABLE orchestrator.ownership (
     fencing boolean NOT NULL DEFAULT true,
     -- The owner before `pod_name` was cleared: what it saved at its end is the newest state.
     last_pod_name text,
+    -- Where a pod of it was seen last.
+    namespace text,
     CONSTRAINT ownership_pkey PRIMARY KEY (processor_id)
 );
 
@@ -362,7 +364,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0005');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0006');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

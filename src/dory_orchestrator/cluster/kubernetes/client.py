@@ -1,7 +1,7 @@
 """Kubernetes as the rest of us sees it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from dory_orchestrator.cluster.kubernetes.objects import (
 )
 from dory_orchestrator.cluster.kubernetes.watching import USUAL_PACE, Pace, Reflection, Source
 from dory_orchestrator.core.model import MANAGED_BY, Node, Observation, Pod, PodSpec
+from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
     ClusterRefused,
     ClusterUnavailable,
@@ -29,10 +30,14 @@ from dory_orchestrator.ports import (
 )
 
 T = TypeVar("T")
+V = TypeVar("V")
+
+_log = get_logger(__name__)
 
 _VERSION_SECONDS = 1.5
 _CALL_SECONDS = 10.0
 _SEEN_SECONDS = 5.0
+_REFUSED_SECONDS = 30.0
 _OURS = f"managed-by={MANAGED_BY}"
 _STATE_KEY = "state"
 
@@ -49,21 +54,22 @@ class _Done:
 class KubernetesCluster:
     """The `Cluster` behind one API server.
 
-    `namespaces` says where processors may be: pods of no others are looked at. A picture holds
-    those that it named when the looking began.
+    Pods of no other namespaces are looked at than `look_in` names; before the first call there is
+    no picture. One that may not be looked at is left out of pictures, and asked for again.
     """
 
     def __init__(
         self,
         connection: Connection,
         around: Surroundings,
-        namespaces: Callable[[], Iterable[str]],
         pace: Pace = USUAL_PACE,
     ) -> None:
         self._pace = pace
         self._connection = connection
         self._around = around
-        self._namespaces = namespaces
+        self._wanted: frozenset[str] = frozenset()
+        self._named = asyncio.Event()
+        self._looking: set[_Looking] = set()
         self._done: dict[str, _Done] = {}
 
     async def version(self) -> str:
@@ -79,28 +85,27 @@ class KubernetesCluster:
             raise ClusterUnavailable(f"no API server: {error}") from error
         return f"Kubernetes {said.get('major', '?')}.{said.get('minor', '?')}"
 
+    def look_in(self, namespaces: frozenset[str]) -> None:
+        """See Cluster."""
+        if namespaces <= self._wanted:
+            return
+        self._wanted |= namespaces
+        self._named.set()
+        for looking in self._looking:
+            looking.event.set()
+
     @asynccontextmanager
     async def observe(self) -> AsyncIterator[AsyncIterator[Observation]]:
         """See Cluster."""
-        event = asyncio.Event()
-        nodes: Reflection[str, Node] = Reflection(self._connection, _NODES, event.set, self._pace)
-        pods: list[Reflection[str, Pod]] = [
-            Reflection(self._connection, _pods_of(namespace), event.set, self._pace)
-            for namespace in sorted(set(self._namespaces()))
-        ]
-        every: list[Reflection[str, Any]] = [nodes, *pods]
-        for found in await asyncio.gather(*(one.begin() for one in every), return_exceptions=True):
-            if found is not None:
-                raise _failure(found)
-        working = [asyncio.create_task(one.keep_up()) for one in every]
-        for task in working:
-            task.add_done_callback(lambda _task: event.set())
+        await self._named.wait()
+        looking = _Looking(self._connection, self._pace)
+        self._looking.add(looking)
         try:
-            yield self._pictures(event, nodes, pods, working)
+            await looking.begin(self._wanted)
+            yield self._pictures(looking)
         finally:
-            for task in working:
-                task.cancel()
-            await asyncio.gather(*working, return_exceptions=True)
+            self._looking.discard(looking)
+            await looking.end()
 
     async def create_pod(self, spec: PodSpec) -> Pod:
         """See Cluster."""
@@ -184,20 +189,19 @@ class KubernetesCluster:
 
     # How -------------------------------------------------------------------------------
 
-    async def _pictures(
-        self,
-        event: asyncio.Event,
-        nodes: Reflection[str, Node],
-        pods: list[Reflection[str, Pod]],
-        working: list["asyncio.Task[None]"],
-    ) -> AsyncIterator[Observation]:
+    async def _pictures(self, looking: "_Looking") -> AsyncIterator[Observation]:
         while True:
-            await event.wait()
-            event.clear()
-            for task in working:
-                if task.done():
-                    raise _failure(None if task.cancelled() else task.exception())
-            yield Observation(dict(nodes.objects), self._with_what_we_did(pods))
+            await looking.event.wait()
+            looking.event.clear()
+            looking.check()
+            if looking.lacks(self._wanted):
+                await looking.begin(self._wanted)
+            pods = list(looking.pods.values())
+            yield Observation(
+                dict(looking.nodes.objects),
+                self._with_what_we_did(pods),
+                frozenset(looking.pods),
+            )
 
     def _did(self, uid: str, version: int, pod: Pod | None) -> None:
         now = asyncio.get_running_loop().time()
@@ -221,6 +225,81 @@ class KubernetesCluster:
         return picture
 
 
+class _Looking:
+    """One observation: a reflection of the nodes, and one of the pods of each namespace."""
+
+    def __init__(self, connection: Connection, pace: Pace) -> None:
+        self._connection, self._pace = connection, pace
+        self.event = asyncio.Event()
+        self.nodes: Reflection[str, Node] = self._reflect(_NODES)
+        self.pods: dict[str, Reflection[str, Pod]] = {}
+        self._working: list[asyncio.Task[None]] = []
+        self._refused: dict[str, float] = {}
+        """When namespaces are asked for again that may not be looked at."""
+
+    def lacks(self, namespaces: frozenset[str]) -> bool:
+        """Whether there is something to begin with now."""
+        now = asyncio.get_running_loop().time()
+        return any(
+            name not in self.pods and self._refused.get(name, 0.0) <= now for name in namespaces
+        )
+
+    async def begin(self, namespaces: frozenset[str]) -> None:
+        """Have whole lists of what is lacking, and keep up with them. Raises ClusterUnavailable."""
+        begun: list[Reflection[str, Any]] = []
+        if not self._working:
+            try:
+                await self.nodes.begin()
+            except ClusterRefused as refused:
+                raise ClusterUnavailable(f"nodes cannot be watched: {refused}") from refused
+            begun.append(self.nodes)
+        names = sorted(namespaces - self.pods.keys())
+        reflections = [self._reflect(_pods_of(name)) for name in names]
+        beginnings = await asyncio.gather(
+            *(one.begin() for one in reflections), return_exceptions=True
+        )
+        for name, reflection, failure in zip(names, reflections, beginnings, strict=True):
+            if failure is None:
+                self.pods[name] = reflection
+                begun.append(reflection)
+            elif isinstance(failure, ClusterRefused):
+                self._leave_out(name, failure)
+            else:
+                raise failure
+        for reflection in begun:
+            task = asyncio.create_task(reflection.keep_up())
+            task.add_done_callback(lambda _task: self.event.set())
+            self._working.append(task)
+        self.event.set()
+
+    def check(self) -> None:
+        """Raises ClusterUnavailable when something cannot be kept up with any more."""
+        for task in self._working:
+            if not task.done():
+                continue
+            failure = None if task.cancelled() else task.exception()
+            if isinstance(failure, ClusterRefused) or failure is None:
+                # A right was taken away: what can be seen without it is seen anew.
+                failure = ClusterUnavailable(f"a watch has ended: {failure}")
+            raise failure
+
+    async def end(self) -> None:
+        """Let go of all streams."""
+        for task in self._working:
+            task.cancel()
+        await asyncio.gather(*self._working, return_exceptions=True)
+
+    def _leave_out(self, name: str, refused: ClusterRefused) -> None:
+        loop = asyncio.get_running_loop()
+        if name not in self._refused:
+            _log.error("a namespace cannot be looked at", namespace=name, error=str(refused))
+        self._refused[name] = loop.time() + _REFUSED_SECONDS
+        loop.call_later(_REFUSED_SECONDS, self.event.set)
+
+    def _reflect(self, source: Source[str, V]) -> Reflection[str, V]:
+        return Reflection(self._connection, source, self.event.set, self._pace)
+
+
 def _pods_of(namespace: str) -> Source[str, Pod]:
     def call(apis: Apis, **query: Any) -> Any:
         return apis.core.list_namespaced_pod_without_preload_content(
@@ -237,13 +316,6 @@ def _list_nodes(apis: Apis, **query: Any) -> Any:
 _NODES: Source[str, Node] = Source(
     "nodes", _list_nodes, KubeNode, lambda metadata: metadata.name, to_node
 )
-
-
-def _failure(error: BaseException | None) -> BaseException:
-    """Why a reflection has ended. A right that is missing may be given: it is asked for again."""
-    if isinstance(error, ClusterRefused):
-        return ClusterUnavailable(f"cannot be watched: {error}")
-    return error if error is not None else ClusterUnavailable("the watching has ended")
 
 
 def _decoded(body: bytes, model: type[T]) -> T:

@@ -89,6 +89,9 @@ class LocalCluster:
                 await reading
             answer.close()
 
+    def look_in(self, namespaces: frozenset[str]) -> None:
+        """All are looked at."""
+
     async def create_pod(self, spec: PodSpec) -> Pod:
         """Create a pod. Raises ClusterRefused, ClusterUnavailable."""
         return await self._call("create_pod", CreatePod(spec), Pod)
