@@ -20,6 +20,7 @@ setup: .venv/.locked ## Make the locked environment (needs only python3)
 lock: ## Resolve the dependencies anew (for every platform; no download addresses in the file)
 	$(PYTHON) -m venv .lockenv && .lockenv/bin/pip install -q uv
 	.lockenv/bin/uv pip compile pyproject.toml --all-extras --group dev --universal --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+	.lockenv/bin/uv pip compile pyproject.toml --constraint requirements.lock --universal --generate-hashes --no-emit-index-url --no-header -o deploy/requirements.lock
 	@echo "hatchling and editables, with which pip builds the package itself, are resolved by pip at set-up"
 
 run: setup ## Run it all on this machine: http://127.0.0.1:8080

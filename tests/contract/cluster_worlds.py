@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from tests.cluster_double import MemoryCluster
-from tests.kubernetes.api_server import ApiServer
-from tests.kubernetes.control_plane import ControlPlane
+from tests.kube.api_server import ApiServer
+from tests.kube.control_plane import ControlPlane
 
 from dory_orchestrator.cluster.kubernetes.client import KubernetesCluster
 from dory_orchestrator.cluster.kubernetes.connection import Connection

@@ -1,6 +1,6 @@
 """Whole pods, as they go to an API server: `golden/` shows them.
 
-After a change that is meant: `DORY_WRITE_GOLDEN=1 pytest tests/kubernetes/test_manifest.py`.
+After a change that is meant: `DORY_WRITE_GOLDEN=1 pytest tests/kube/test_manifest.py`.
 """
 
 import json

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
-from tests.kubernetes.api_server import ApiServer, Key, Object, timestamp
+from tests.kube.api_server import ApiServer, Key, Object, timestamp
 
 from dory_orchestrator.cluster.kubernetes.objects import GPU, KubeNode, KubePod, to_node, to_pod
 from dory_orchestrator.cluster.local.scheduler import Load, loads_of, place

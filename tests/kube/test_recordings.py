@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from tests.kubernetes.api_server import ApiServer, Object
-from tests.kubernetes.control_plane import raw_node
+from tests.kube.api_server import ApiServer, Object
+from tests.kube.control_plane import raw_node
 
 from dory_orchestrator.cluster.kubernetes.connection import refusal_of
 from dory_orchestrator.cluster.kubernetes.objects import (

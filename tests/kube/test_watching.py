@@ -17,7 +17,7 @@ from tests.contract.cluster_worlds import (
     kubernetes_world,
     watching,
 )
-from tests.kubernetes.api_server import Failure
+from tests.kube.api_server import Failure
 
 from dory_orchestrator.cluster.kubernetes.client import KubernetesCluster
 from dory_orchestrator.cluster.kubernetes.connection import Connection
