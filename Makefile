@@ -53,7 +53,7 @@ fix: setup ## Let the tools repair what they can
 	.venv/bin/ruff format .
 
 bench: setup ## What heartbeats and reconciliation cost, as ratios measured in one run (needs wrk)
-	@status=0; for name in heartbeats reconcile failover; do .venv/bin/python -m benchmarks.$$name || status=1; done; exit $$status
+	@status=0; for name in heartbeats reconcile listing failover; do .venv/bin/python -m benchmarks.$$name || status=1; done; exit $$status
 
 soak: setup ## Simulate a million node-hours with fresh seeds (about two hours on two idle cores)
 	.venv/bin/python -m dory_orchestrator.sim.soak

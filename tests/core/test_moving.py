@@ -113,7 +113,7 @@ MOVE = Move(
         pytest.param({"state_at": START + 61}, 10, 39, 10, id="taken-after-the-evidence"),
         pytest.param({"state_at": START + 88}, 10, 12, 2, id="taken-shortly-before-the-move"),
         pytest.param({"state_at": START - 200}, 10, 100, 260, id="overdue-while-it-lived"),
-        pytest.param({"state_at": START - 11}, 10, 100, 10, id="just-in-time"),
+        pytest.param({"state_at": START - 11}, 10, 100, 11, id="just-in-time"),
         pytest.param(
             {"kind": MoveKind.FAILBACK, "suspect_at": START, "state_at": START + 1},
             10,

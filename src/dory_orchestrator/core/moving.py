@@ -129,7 +129,8 @@ def measure(
     )
     if was_left_alone or not _came_as_they_should(move, interval_seconds):
         return Measured(now - alive_at, age)
-    return Measured(now - alive_at, min(age, interval_seconds))
+    # Less than what it is known to have lived on for it cannot be.
+    return Measured(now - alive_at, min(age, max(interval_seconds, alive_at - move.state_at)))
 
 
 def _came_as_they_should(move: Move, interval_seconds: float) -> bool:

@@ -254,7 +254,7 @@ class _Looking:
                 raise ClusterUnavailable(f"nodes cannot be watched: {refused}") from refused
             begun.append(self.nodes)
         names = sorted(namespaces - self.pods.keys())
-        reflections = [self._reflect(_pods_of(name)) for name in names]
+        reflections = [self._reflect(pods_of(name)) for name in names]
         beginnings = await asyncio.gather(
             *(one.begin() for one in reflections), return_exceptions=True
         )
@@ -300,7 +300,9 @@ class _Looking:
         return Reflection(self._connection, source, self.event.set, self._pace)
 
 
-def _pods_of(namespace: str) -> Source[str, Pod]:
+def pods_of(namespace: str) -> Source[str, Pod]:
+    """Ours, in one namespace."""
+
     def call(apis: Apis, **query: Any) -> Any:
         return apis.core.list_namespaced_pod_without_preload_content(
             namespace, label_selector=_OURS, **query
