@@ -58,6 +58,12 @@ class Connection:
     def __init__(self, kubeconfig: str | None, context: str | None = None) -> None:
         self._kubeconfig = kubeconfig
         self._context = context
+        # Its models take half a second to import, or several on a busy machine: only who speaks to
+        # a cluster waits for them, and no request does.
+        self._library: tuple[Any, Any] = (
+            import_module("kubernetes.aio.client"),
+            import_module("kubernetes.aio.config"),
+        )
         self._client: Any = None
         self._apis: Apis | None = None
         self._lock = asyncio.Lock()
@@ -121,9 +127,7 @@ class Connection:
             return self._apis
 
     async def _load(self) -> Apis:
-        # Its models take half a second to import: only who speaks to a cluster waits for them.
-        client = await asyncio.to_thread(import_module, "kubernetes.aio.client")
-        config = await asyncio.to_thread(import_module, "kubernetes.aio.config")
+        client, config = self._library
 
         configuration = client.Configuration()
         configuration.retries = None
