@@ -110,6 +110,8 @@ class ApiServer:
         self.on_delete: Callable[[Object], None] = lambda _pod: None
         self.on_change: Callable[[Key], None] = lambda _key: None
         self.bookmark_seconds = 60.0
+        self.bookmarks = 0
+        """How many were told."""
         self.version = 100
         self.url = ""
         self._changes: list[_Change] = []
@@ -434,6 +436,7 @@ class ApiServer:
         kind = {"kind": KINDS[plural], "apiVersion": _api_version(plural)}
         spec = {"containers": None} if plural == "pods" else {}
         metadata = {"resourceVersion": str(self.version)}
+        self.bookmarks += 1
         told = {**kind, "metadata": metadata, "spec": spec, "status": {}}
         return {"type": "BOOKMARK", "object": told}
 

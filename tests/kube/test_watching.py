@@ -142,8 +142,8 @@ async def test_bookmarks_keep_a_quiet_stream_alive(world):
     world.server.bookmark_seconds = 0.1
     async with watching(world.cluster):
         await until(lambda: len(world.server.watches) == WATCHES)
-        begun = len(world.server.requests)
-        await asyncio.sleep(2.5)
+        begun, end = len(world.server.requests), world.server.bookmarks + 25 * WATCHES
+        await until(lambda: world.server.bookmarks >= end)
         assert len(world.server.requests) == begun
 
 
@@ -270,9 +270,7 @@ async def _version(apis: Any) -> Any:
 async def test_pods_of_other_namespaces_are_not_looked_at(world):
     world.server.namespaces.add("theirs")
     theirs: PodSpec = a_spec(namespace="theirs")
-    await world.cluster.create_pod(theirs)
-    await asyncio.sleep(0)
-    world.kubernetes._done.clear()
+    await KubernetesCluster(world.connection, AROUND).create_pod(theirs)
     async with watching(world.cluster) as seen:
         assert not seen.now.pods
     assert not any("theirs" in path for method, path in world.server.requests if method == "GET")
@@ -313,3 +311,20 @@ async def test_without_a_namespace_nothing_is_shown(world):
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2), cluster.observe():
             pass
+
+
+async def test_an_answer_that_cannot_be_read_is_no_proof_of_an_end(world):
+    pod = await world.cluster.create_pod(a_spec(node_name="nowhere"))
+
+    def garble(request: web.Request) -> None:
+        if request.method == "DELETE":
+            raise web.HTTPOk(text="<html>a proxy</html>")
+
+    async with watching(world.cluster) as seen:
+        world.server.intercept = garble
+        with pytest.raises(ClusterUnavailable):
+            await world.cluster.delete_pod(pod)
+        world.server.intercept = None
+        other = await world.cluster.create_pod(a_spec(node_name="nowhere"))
+        await seen.pod(other.name)
+        assert pod.uid in seen.now.pods

@@ -17,6 +17,16 @@ from dory_orchestrator.core.model import (
 CONTAINER_NAME = "processor"
 """Name of the one container of each of our pods."""
 
+VARIABLES_OF_LABELS = {
+    "DORY_APP_NAME": "app",
+    "DORY_PROCESSOR_ID": "processor-id",
+    "DORY_WORKLOAD_LOCATION": "workload-location",
+    "DORY_MIGRATED_FROM_EDGE": "migrated-from-edge",
+    "DORY_ORIGINAL_NODE": "original-edge-node",
+}
+"""What a pod's program is told of its labels, as Kubernetes' Downward API does (platform facts
+5.4)."""
+
 _EPOCH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 

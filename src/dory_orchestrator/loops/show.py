@@ -68,6 +68,8 @@ class Display:
         self._reasons, nodes = await self._store.shown()
         self._findings = dict.fromkeys(self._reasons, _NO_FINDING)
         self._nodes = dict.fromkeys(nodes, _NO_NODE)
+        # Nodes that have gone while another led are in no list of ours.
+        self._metrics.node_utilisation.clear()
         self._guard = None
         was_held = desired.guard.held_since is not None
         self._held = (plan.guard.tripped or _HELD_BEFORE) if was_held else {}

@@ -74,15 +74,11 @@ class KubernetesCluster:
 
     async def version(self) -> str:
         """See Cluster."""
-
         body = await self._connection.send(
             lambda apis: apis.version.get_code_without_preload_content(),
             timeout_seconds=_VERSION_SECONDS,
         )
-        try:
-            said = msgspec.json.decode(body, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise ClusterUnavailable(f"no API server: {error}") from error
+        said = _decoded(body, dict[str, Any])
         return f"Kubernetes {said.get('major', '?')}.{said.get('minor', '?')}"
 
     def look_in(self, namespaces: frozenset[str]) -> None:
@@ -135,13 +131,12 @@ class KubernetesCluster:
             ),
             timeout_seconds=_CALL_SECONDS,
         )
-        try:
-            ending, version = _pod(answer)
-        except ClusterUnavailable:
-            # A pod that is gone at once may be answered with a status.
-            ending, version = None, 0
-        is_gone = force or ending is None or not ending.terminating
-        self._did(pod.uid, version, None if is_gone else ending)
+        # A pod that is gone at once may be answered with a status: it bears no uid. What cannot be
+        # read is no proof that it is gone.
+        found = _decoded(answer, KubePod)
+        is_gone = force or not found.metadata.uid or found.metadata.deletion_timestamp is None
+        version = _number(found.metadata.resource_version)
+        self._did(pod.uid, version, None if is_gone else to_pod(found))
 
     async def read_state(self, namespace: str, processor_id: UUID) -> StoredState | None:
         """See Cluster."""
@@ -249,14 +244,14 @@ class _Looking:
         begun: list[Reflection[str, Any]] = []
         if not self._working:
             try:
-                await self.nodes.begin()
+                await self.nodes.read_all()
             except ClusterRefused as refused:
                 raise ClusterUnavailable(f"nodes cannot be watched: {refused}") from refused
             begun.append(self.nodes)
         names = sorted(namespaces - self.pods.keys())
         reflections = [self._reflect(pods_of(name)) for name in names]
         beginnings = await asyncio.gather(
-            *(one.begin() for one in reflections), return_exceptions=True
+            *(one.read_all() for one in reflections), return_exceptions=True
         )
         for name, reflection, failure in zip(names, reflections, beginnings, strict=True):
             if failure is None:

@@ -41,13 +41,6 @@ class Expired(ClusterUnavailable):
     """What was asked for is too old to be told: list again (410)."""
 
 
-class NotAllowed(ClusterRefused):
-    """A right is missing. The message is the server's: it names user, verb and resource."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Refusal.FORBIDDEN, message)
-
-
 class Connection:
     """A way to one API server. Credentials that it refuses are read anew.
 
@@ -72,7 +65,7 @@ class Connection:
     async def send(self, call: Call, *, timeout_seconds: float) -> bytes:
         """The body of a successful answer.
 
-        Raises ClusterUnavailable (Expired) within `timeout_seconds`; ClusterRefused (NotAllowed).
+        Raises ClusterUnavailable (Expired) within `timeout_seconds`; ClusterRefused.
         """
         async with self._as_cluster_errors(), asyncio.timeout(timeout_seconds):
             for again in (True, False):
@@ -221,7 +214,8 @@ def refusal_of(status: int, said: Status, message: str) -> ClusterRefused:
     if said.reason == "Forbidden" and "exceeded quota" in message:
         return ClusterRefused(Refusal.QUOTA, message)
     if status == _FORBIDDEN:
-        return NotAllowed(message)
+        # It names user, verb and resource.
+        return ClusterRefused(Refusal.FORBIDDEN, message)
     return ClusterRefused(Refusal.INVALID, message)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dory_orchestrator.cluster.kubernetes.objects import GPU
-from dory_orchestrator.cluster.reading import CONTAINER_NAME
+from dory_orchestrator.cluster.reading import CONTAINER_NAME, VARIABLES_OF_LABELS
 from dory_orchestrator.core.model import PodSpec, Probes, Resources, Toleration
 
 _STARTUP_PERIOD_SECONDS = 2
@@ -18,13 +18,6 @@ _OF_FIELDS = {
     "POD_IP": "status.podIP",
     "NODE_NAME": "spec.nodeName",
     "SERVICE_ACCOUNT": "spec.serviceAccountName",
-}
-_OF_LABELS = {
-    "DORY_APP_NAME": "app",
-    "DORY_PROCESSOR_ID": "processor-id",
-    "DORY_WORKLOAD_LOCATION": "workload-location",
-    "DORY_MIGRATED_FROM_EDGE": "migrated-from-edge",
-    "DORY_ORIGINAL_NODE": "original-edge-node",
 }
 _RESTRICTED: Mapping[str, Any] = {
     # The profile `restricted` of the Pod Security Standards.
@@ -102,7 +95,9 @@ def _container(spec: PodSpec, around: Surroundings) -> dict[str, Any]:
 def _environment(spec: PodSpec, around: Surroundings) -> list[dict[str, Any]]:
     """What rows say first; what the platform says wins, as it comes last."""
     fields = _OF_FIELDS | {
-        name: f"metadata.labels['{key}']" for name, key in _OF_LABELS.items() if key in spec.labels
+        name: f"metadata.labels['{key}']"
+        for name, key in VARIABLES_OF_LABELS.items()
+        if key in spec.labels
     }
     ours = {"CONTAINER_NAME": CONTAINER_NAME, "DORY_ORCHESTRATOR_URL": around.orchestrator_url}
     secret = "DORY_STATE_TOKEN" if around.state_token_secret else None

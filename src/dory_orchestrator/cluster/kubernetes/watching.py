@@ -100,10 +100,6 @@ class Reflection(Generic[K, V]):
         """Of its source."""
         return self._source.name
 
-    async def begin(self) -> None:
-        """Have the whole list. Raises ClusterUnavailable, ClusterRefused."""
-        await self._list()
-
     async def keep_up(self) -> None:
         """Follow the changes until cancelled. Raises ClusterUnavailable when that fails for too
         long, ClusterRefused."""
@@ -112,10 +108,11 @@ class Reflection(Generic[K, V]):
                 await self._keep_watching()
             except Expired:
                 _log.info("a watch is too old: listed again", what=self._source.name)
-                await self._list()
+                await self.read_all()
 
-    async def _list(self) -> None:
-        """Page by page; a list whose next page has expired begins again, without pages."""
+    async def read_all(self) -> None:
+        """Have everything anew, page by page; a list whose next page has expired begins again,
+        without pages. Raises ClusterUnavailable, ClusterRefused."""
         try:
             found, version = await self._read_pages(self._pace.page)
         except Expired:

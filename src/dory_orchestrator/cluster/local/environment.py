@@ -4,20 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dory_orchestrator.cluster.local.leftovers import MARK
-from dory_orchestrator.cluster.reading import CONTAINER_NAME
+from dory_orchestrator.cluster.reading import CONTAINER_NAME, VARIABLES_OF_LABELS
 from dory_orchestrator.core.model import PodSpec
 
 WORKING_DIR = "DORY_LOCAL_WORKING_DIR"
 """In the environment of a spec: the folder to run in, instead of one of the pod's own."""
 
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ")
-_OF_LABELS = {
-    "DORY_APP_NAME": "app",
-    "DORY_PROCESSOR_ID": "processor-id",
-    "DORY_WORKLOAD_LOCATION": "workload-location",
-    "DORY_MIGRATED_FROM_EDGE": "migrated-from-edge",
-    "DORY_ORIGINAL_NODE": "original-edge-node",
-}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -65,7 +58,9 @@ def _inherited(parent: Mapping[str, str]) -> dict[str, str]:
 
 
 def _downward(spec: PodSpec, around: Surroundings) -> dict[str, str]:
-    labels = {name: spec.labels[key] for name, key in _OF_LABELS.items() if key in spec.labels}
+    labels = {
+        name: spec.labels[key] for name, key in VARIABLES_OF_LABELS.items() if key in spec.labels
+    }
     return labels | {
         "POD_NAME": spec.name,
         "DORY_POD_NAME": spec.name,
