@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run demo check fix test unit acceptance bench soak
+.PHONY: help setup lock run demo kube check fix test unit acceptance bench soak
 
 PYTHON ?= python3
 
@@ -28,6 +28,9 @@ run: setup ## Run it all on this machine: http://127.0.0.1:8080
 
 demo: setup ## Kill an edge node, and watch its processors move to the cloud and home again
 	.venv/bin/dory-orchestrator demo
+
+kube: setup ## Serve a Kubernetes to try `run --kubeconfig` on, without one; it says how to go on
+	.venv/bin/python -m tests.kube.serve
 
 # The tests of the real service mostly wait, so the others run beside them.
 test: setup ## Every test (embedded PostgreSQL included)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 from tests.acceptance.history import recorded
-from tests.acceptance.real import clear, eventually
+from tests.acceptance.on_kubernetes import on_kubernetes
+from tests.acceptance.real import eventually
 from tests.acceptance.test_fleet import Fleet, command, dev, fleet_file
 
 pytestmark = pytest.mark.timeout(180)
@@ -82,20 +83,33 @@ RESTORE = "\n".join(
 )
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "dory"
-    yield folder
-    clear(folder)
+@pytest.fixture(params=["local", "kubernetes"])
+def database_of_run(request: pytest.FixtureRequest) -> str | None:
+    """For tests that are run on both: the database of a `run` on Kubernetes, else None."""
+    if request.param == "local":
+        return None
+    return str(request.getfixturevalue("database_url"))
 
 
-@asynccontextmanager
-async def edge_fleet(data_dir: Path, tmp_path: Path, count: int = 3) -> AsyncIterator[Fleet]:
-    """Counters at home. What happens to them is looked at, and judged at the end."""
+def counters(tmp_path: Path, count: int) -> Path:
+    """A fleet file; its programs beat often."""
     file = fleet_file(tmp_path / "fleet", fleet_yaml=fleet_yaml(count))
     beats = file.parent / "heartbeats.py"
     beats.write_text(beats.read_text().replace("interval_sec=5.0", f"interval_sec={BEAT_SECONDS}"))
-    async with dev(data_dir, "--fleet", str(file), *SHORT) as fleet:
+    return file
+
+
+@asynccontextmanager
+async def edge_fleet(
+    data_dir: Path, tmp_path: Path, count: int = 3, *, database_of_run: str | None = None
+) -> AsyncIterator[Fleet]:
+    """Counters at home. What happens to them is looked at, and judged at the end."""
+    file = counters(tmp_path, count)
+    if database_of_run is None:
+        started = dev(data_dir, "--fleet", str(file), *SHORT)
+    else:
+        started = on_kubernetes(data_dir, database_of_run, file, *SHORT)
+    async with started as fleet:
         await eventually(fleet.ready, 40)
         async with recorded(fleet):
             await eventually(lambda: counted(fleet, "one", least=20), 20)
@@ -151,8 +165,10 @@ async def moves(fleet: Fleet) -> list[tuple[str, str, str]]:
     return [tuple(row) for row in rows]
 
 
-async def test_a_crashed_node_costs_an_interval_of_state_and_gets_it_back(data_dir, tmp_path):
-    async with edge_fleet(data_dir, tmp_path) as fleet:
+async def test_a_crashed_node_costs_an_interval_of_state_and_gets_it_back(
+    data_dir, tmp_path, database_of_run
+):
+    async with edge_fleet(data_dir, tmp_path, database_of_run=database_of_run) as fleet:
         await eventually(lambda: checkpointed(fleet, "one"), 10)
         before = await count_of(fleet, "one")
         killed_at = time.monotonic()
@@ -181,8 +197,10 @@ async def test_a_crashed_node_costs_an_interval_of_state_and_gets_it_back(data_d
         ]
 
 
-async def test_a_cut_node_s_old_pod_is_told_to_end_and_its_late_save_loses(data_dir, tmp_path):
-    async with edge_fleet(data_dir, tmp_path) as fleet:
+async def test_a_cut_node_s_old_pod_is_told_to_end_and_its_late_save_loses(
+    data_dir, tmp_path, database_of_run
+):
+    async with edge_fleet(data_dir, tmp_path, database_of_run=database_of_run) as fleet:
         old = (await fleet.rows())["one"]["pod_name"]
         process = fleet.processes()[old]
         await hurt(fleet, "cut-node", "edge-1")
@@ -203,8 +221,10 @@ async def test_a_cut_node_s_old_pod_is_told_to_end_and_its_late_save_loses(data_
         assert await count_of(fleet, "one") >= beyond
 
 
-async def test_a_container_restarted_in_place_goes_on_from_its_checkpoint(data_dir, tmp_path):
-    async with edge_fleet(data_dir, tmp_path) as fleet:
+async def test_a_container_restarted_in_place_goes_on_from_its_checkpoint(
+    data_dir, tmp_path, database_of_run
+):
+    async with edge_fleet(data_dir, tmp_path, database_of_run=database_of_run) as fleet:
         await eventually(lambda: checkpointed(fleet, "two"), 10)
         row = (await fleet.rows())["two"]
         before = await count_of(fleet, "two")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from tests.acceptance.real import (
     COMMAND,
     RealService,
     clean_environment,
-    clear,
     eventually,
     is_gone,
     running,
@@ -27,13 +26,6 @@ pytestmark = pytest.mark.timeout(120)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUNNING = "/api/v1/fleet/processors?limit=1000"
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "dory"
-    yield folder
-    clear(folder)
 
 
 class Fleet:

@@ -1,15 +1,38 @@
 """The real service over an API server: what it asks for, and what becomes of it.
 
-Its pods are ready as soon as they have a place, and nobody answers behind them.
+In a `world`, pods are ready as soon as they have a place, and nobody answers behind them.
 """
 
+import asyncio
+import re
+import shlex
+import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.acceptance.real import eventually, run_on
+from tests.acceptance.on_kubernetes import on_kubernetes
+from tests.acceptance.real import (
+    RealService,
+    clean_environment,
+    eventually,
+    free_port,
+    run_on,
+    running,
+)
+from tests.acceptance.test_failover import (
+    NOTICED_SECONDS,
+    SHORT,
+    count_of,
+    counted,
+    counters,
+    hurt,
+    in_the_cloud,
+)
+from tests.acceptance.test_fleet import command
 from tests.acceptance.test_leaders import desire
 from tests.contract.cluster_worlds import KubernetesWorld, a_node, kubernetes_world
 from tests.contract.worlds import connected
@@ -126,3 +149,80 @@ async def test_another_namespace_is_looked_at_when_a_row_names_it(database_url, 
 
         await eventually(there)
         assert await service.is_ready()
+
+
+async def test_what_a_healed_pod_saves_late_is_not_gone_on_from(database_url, tmp_path, data_dir):
+    """Nobody told it to leave without saving: its kubelet ends it, and it saves as it goes."""
+    file = counters(tmp_path, 2)
+    stays = ("--failback-stable", "30m")
+    async with on_kubernetes(data_dir, database_url, file, *SHORT, *stays) as fleet:
+        await eventually(fleet.ready, 40)
+        await eventually(lambda: counted(fleet, "one", least=20), 20)
+        await hurt(fleet, "cut-node", "edge-1")
+        row = await eventually(lambda: in_the_cloud(fleet, "one"), NOTICED_SECONDS)
+        fleet.kube.gateway.unheard.add("edge-1")
+        beyond = await count_of(fleet, "one")
+        given = fleet.saved(row)
+        await hurt(fleet, "restore-node", "edge-1")
+        late = await eventually(lambda: fleet.saved(row) != given and fleet.saved(row), 30)
+        assert late["count"] != given["count"]
+
+        await hurt(fleet, "crash-pod", row["pod_name"])
+
+        # Both counted alone since the cut: what goes on has nothing of the old one.
+        async def goes_on() -> bool:
+            now = (await fleet.rows())["one"]
+            if now["restart_count"] != 1 or now["state"] != "running":
+                return False
+            state = await fleet.state(now)
+            return state["count"] >= beyond and late["history"][-1] not in state["history"]
+
+        await eventually(goes_on, 30)
+
+
+async def test_the_story_goes_as_it_is_told(tmp_path):
+    """The commands are those that `python -m tests.kube.serve` prints."""
+    port = free_port()
+    kube = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.kube.serve", str(tmp_path / "kube"), "--port", str(port)),
+        cwd=Path(__file__).parents[2],
+        env=clean_environment(),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert kube.stdout is not None
+    try:
+        async with asyncio.timeout(40):
+            told = (await kube.stdout.readuntil(b"Ctrl-C")).decode()
+        run_words, *story = commands_of(told)
+        exported = dict(line.split("=", 1) for line in re.findall(r"export (.*)", told))
+        environment = {name: shlex.split(value)[0] for name, value in exported.items()}
+        url = f"http://127.0.0.1:{port}"
+        async with running(*run_words, environment=environment, url=url) as service:
+            look, crash, events, restore = story
+            await eventually(lambda: on_edge_1(service, 3), 40)
+            assert (await command(*look))[0] == 0
+            assert (await command(*crash))[0] == 0
+            await eventually(lambda: on_edge_1(service, 0), NOTICED_SECONDS)
+            assert (await command(*restore))[0] == 0
+            await eventually(lambda: on_edge_1(service, 3), 60)
+            code, out, _ = await command(*events)
+            assert code == 0
+            assert out.count("failback from cloud-") == 3, out
+    finally:
+        kube.send_signal(signal.SIGINT)
+        await asyncio.wait_for(kube.wait(), 30)
+
+
+def commands_of(told: str) -> list[list[str]]:
+    """What follows `dory-orchestrator` on each line, or several that belong together."""
+    lines = [line.strip() for line in told.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("dory-orchestrator ")]
+
+
+async def on_edge_1(service: RealService, count: int) -> bool:
+    """Whether all run, and so many of them there."""
+    status, answer = await service.get("/api/v1/fleet/processors?limit=1000")
+    rows = answer["processors"] if status == 200 else []
+    assert len(rows) in (0, 8)
+    there = [row for row in rows if row["node_name"] == "edge-1"]
+    return bool(rows) and len(there) == count and all(row["state"] == "running" for row in rows)

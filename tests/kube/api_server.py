@@ -47,8 +47,10 @@ _PATH = re.compile(
 )
 
 
-def timestamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def timestamp(at: float | None = None) -> str:
+    """As an API server writes moments: whole seconds. Without `at`: now."""
+    moment = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Failure(Exception):
@@ -148,14 +150,14 @@ class ApiServer:
         self._compacted = self.version
         self._changes.clear()
 
-    def kubeconfig(self) -> str:
-        """The text of one that leads here."""
+    def kubeconfig(self, url: str | None = None) -> str:
+        """The text of one that leads here, or to another URL of this server."""
         user = {} if self.token is None else {"token": self.token}
         return json.dumps(
             {
                 "apiVersion": "v1",
                 "kind": "Config",
-                "clusters": [{"name": "test", "cluster": {"server": self.url}}],
+                "clusters": [{"name": "test", "cluster": {"server": url or self.url}}],
                 "users": [{"name": "test", "user": user}],
                 "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
                 "current-context": "test",
@@ -375,8 +377,7 @@ class ApiServer:
             return found
 
         def end(pod: Object) -> None:
-            moment = datetime.fromtimestamp(time.time() + seconds, UTC)
-            pod["metadata"]["deletionTimestamp"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+            pod["metadata"]["deletionTimestamp"] = timestamp(time.time() + seconds)
             pod["metadata"]["deletionGracePeriodSeconds"] = seconds
             pod["metadata"]["generation"] = 2
 

@@ -54,7 +54,7 @@ class ControlPlane:
             self._set_ready(name, "Unknown")
             for key, pod in self._pods_on(name):
                 if _is_ready(pod):
-                    self.server.change(key, lambda found: _set_condition(found, "Ready", "False"))
+                    self.server.change(key, lambda found: set_condition(found, "Ready", "False"))
 
     def _node_returns(self, name: str) -> None:
         if name in self.lost:
@@ -64,11 +64,11 @@ class ControlPlane:
             if pod["metadata"].get("deletionTimestamp"):
                 self._later(self._end, key)
             else:
-                self.server.change(key, lambda found: _set_condition(found, "Ready", "True"))
+                self.server.change(key, lambda found: set_condition(found, "Ready", "True"))
 
     def _set_ready(self, name: str, status: str) -> None:
         def edit(node: Object) -> None:
-            _set_condition(node, "Ready", status)
+            set_condition(node, "Ready", status)
             taints = [t for t in node["spec"].get("taints", []) if t["key"] != _UNREACHABLE]
             if status != "True":
                 for effect in ("NoSchedule", "NoExecute"):
@@ -101,14 +101,14 @@ class ControlPlane:
         spec = read_spec(pod)
         name, message = place(spec, nodes, loads)
         if name is None:
-            if _condition(pod, "PodScheduled").get("message") != message:
-                self.server.change(_key(pod), lambda found: _unplaced(found, message or ""))
+            if condition(pod, "PodScheduled").get("message") != message:
+                self.server.change(_key(pod), lambda found: unplaced(found, message or ""))
             return
         loads.setdefault(name, Load()).add(spec.requests)
 
         def bind(found: Object) -> None:
             found["spec"]["nodeName"] = name
-            _set_condition(found, "PodScheduled", "True")
+            set_condition(found, "PodScheduled", "True")
 
         self.server.change(_key(pod), bind)
         self._later(self._run, _key(pod))
@@ -137,7 +137,7 @@ class ControlPlane:
                 }
             ]
             for kind in ("Initialized", "ContainersReady", "Ready"):
-                _set_condition(found, kind, "True")
+                set_condition(found, kind, "True")
 
         self.server.change(key, run)
 
@@ -171,7 +171,7 @@ def raw_node(node: Node) -> Object:
         "spec": {"taints": taints, **({"unschedulable": True} if node.unschedulable else {})},
         "status": {"capacity": amounts, "allocatable": amounts, "conditions": []},
     }
-    _set_condition(found, "Ready", "True" if node.ready else "False")
+    set_condition(found, "Ready", "True" if node.ready else "False")
     return found
 
 
@@ -226,18 +226,18 @@ def _key(found: Object, plural: str = "pods") -> Key:
     return plural, metadata.get("namespace", ""), metadata["name"]
 
 
-def _condition(found: Object, kind: str) -> Object:
+def condition(found: Object, kind: str) -> Object:
     conditions = found["status"].get("conditions", [])
     return next((one for one in conditions if one["type"] == kind), {})
 
 
 def _is_ready(pod: Object) -> bool:
-    return bool(_condition(pod, "Ready").get("status") == "True")
+    return bool(condition(pod, "Ready").get("status") == "True")
 
 
-def _set_condition(found: Object, kind: str, status: str, **more: str) -> None:
+def set_condition(found: Object, kind: str, status: str, **more: str) -> None:
     conditions = found["status"].setdefault("conditions", [])
-    before = _condition(found, kind)
+    before = condition(found, kind)
     if before.get("status") == status and not more:
         return
     kept = [one for one in conditions if one["type"] != kind]
@@ -245,5 +245,5 @@ def _set_condition(found: Object, kind: str, status: str, **more: str) -> None:
     found["status"]["conditions"] = [*kept, {**now, "lastTransitionTime": timestamp(), **more}]
 
 
-def _unplaced(found: Object, message: str) -> None:
-    _set_condition(found, "PodScheduled", "False", reason="Unschedulable", message=message)
+def unplaced(found: Object, message: str) -> None:
+    set_condition(found, "PodScheduled", "False", reason="Unschedulable", message=message)
