@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 from dory_orchestrator.cluster.local.scheduler import Load, loads_of, place
 from dory_orchestrator.cluster.reading import is_ours, new_pod
+from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import Node, Observation, Pod, PodPhase, PodSpec
 from dory_orchestrator.ports import ClusterError, ClusterRefused, Refusal, StoredState
 
@@ -42,6 +43,8 @@ class MemoryCluster:
         self.ready_at_once = ready_at_once
         self.finish_deletions = finish_deletions
         self.created: list[PodSpec] = []
+        self.announced: dict[str, Announcement] = {}
+        """By key."""
         self.deleted: list[tuple[str, bool]] = []
         """Names of pods whose end was asked for, and whether by force."""
         self._clock = clock
@@ -108,6 +111,11 @@ class MemoryCluster:
         if (None if found is None else _version(found)) != version:
             raise ClusterRefused(Refusal.CONFLICT, "another version stands there")
         self.states[processor_id] = document
+
+    async def announce(self, said: Announcement) -> None:
+        """See Cluster."""
+        await self._answer()
+        self.announced[said.key] = said
 
     async def close(self) -> None:
         """Nothing to let go of."""

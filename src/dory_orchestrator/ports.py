@@ -29,6 +29,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.checkpoint import Document, Incarnation, StoredCheckpoint
 from dory_orchestrator.core.checkpoint import Position as CheckpointPosition
@@ -622,6 +623,13 @@ class Cluster(Protocol):
 
         `version` is that of the document that is overwritten, None when there must be none.
         Raises ClusterRefused (CONFLICT when something else stands there), ClusterUnavailable.
+        """
+        ...
+
+    async def announce(self, said: Announcement) -> None:
+        """Say it of that pod or node, where the cluster keeps such things; once for each `key`.
+
+        Raises ClusterUnavailable, ClusterRefused.
         """
         ...
 

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.acceptance.on_kubernetes import on_kubernetes
+from tests.acceptance.on_kubernetes import KubernetesFleet, on_kubernetes
 from tests.acceptance.real import (
     RealService,
     clean_environment,
@@ -47,6 +47,7 @@ NEEDED = {
     ("create", "pods"),
     ("delete", "pods"),
     ("get", "configmaps"),
+    ("create", "events"),
 }
 
 
@@ -95,7 +96,7 @@ async def test_rows_become_pods_and_changes_change_them(database_url, tmp_path, 
             "UPDATE processors SET status = 'terminated' WHERE id = $1", ids[0]
         )
         await eventually(lambda: len(world.server.all("pods")) == 2)
-        assert world.server.seen == NEEDED
+        await eventually(lambda: world.server.seen == NEEDED)
 
 
 async def test_while_the_api_server_is_away_heartbeats_are_answered_and_nothing_is_doubled(
@@ -160,6 +161,8 @@ async def test_what_a_healed_pod_saves_late_is_not_gone_on_from(database_url, tm
         await eventually(lambda: counted(fleet, "one", least=20), 20)
         await hurt(fleet, "cut-node", "edge-1")
         row = await eventually(lambda: in_the_cloud(fleet, "one"), NOTICED_SECONDS)
+        await eventually(lambda: said_of(fleet, "edge-1") >= {"NodeSuspect", "NodeOffline"})
+        await eventually(lambda: said_of(fleet, row["pod_name"]) >= {"Failover", "Moved"})
         fleet.kube.gateway.unheard.add("edge-1")
         beyond = await count_of(fleet, "one")
         given = fleet.saved(row)
@@ -178,6 +181,12 @@ async def test_what_a_healed_pod_saves_late_is_not_gone_on_from(database_url, tm
             return state["count"] >= beyond and late["history"][-1] not in state["history"]
 
         await eventually(goes_on, 30)
+
+
+def said_of(fleet: KubernetesFleet, name: str) -> set[str]:
+    """Reasons of the Events on a pod or node."""
+    events = fleet.kube.server.all("events")
+    return {event["reason"] for event in events if event["involvedObject"]["name"] == name}
 
 
 async def test_the_story_goes_as_it_is_told(tmp_path):

@@ -18,6 +18,7 @@ from dory_orchestrator.cluster.kubernetes.watching import Pace
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.cluster.local.messages import Timing
 from dory_orchestrator.cluster.local.states import state_file
+from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import (
     MANAGED_BY,
     Node,
@@ -80,6 +81,20 @@ def a_spec(**changes: Any) -> PodSpec:
         "grace_seconds": 5,
     }
     return PodSpec(**(fields | changes))
+
+
+def said_of(about: Pod | str, **changes: Any) -> Announcement:
+    """Something, of a pod or of the node of this name."""
+    fields: dict[str, Any] = {
+        "key": "1-5f",
+        "at": 1_700_000_000.0,
+        "pod": about if isinstance(about, Pod) else None,
+        "node_name": about if isinstance(about, str) else None,
+        "reason": "Failover",
+        "message": "node_dead: from edge-1: on cloud-1",
+        "is_warning": True,
+    }
+    return Announcement(**(fields | changes))
 
 
 class World(Protocol):

@@ -20,6 +20,7 @@ from tests.contract.cluster_worlds import (
     a_spec,
     forget_states,
     kubernetes_world,
+    said_of,
     watching,
 )
 
@@ -340,3 +341,16 @@ async def test_a_cluster_that_is_gone_is_unavailable(world):
     with pytest.raises(ClusterUnavailable):
         async with world.cluster.observe():
             pass
+
+
+async def test_what_is_said_twice_is_said_once(world):
+    """Kubernetes keeps it; the others forget it at once."""
+    await world.declare(a_node("a"))
+    pod = await world.cluster.create_pod(a_spec())
+    for about in (pod, "a"):
+        said = said_of(about)
+        await world.cluster.announce(said)
+        await world.cluster.announce(said)
+    server = getattr(world, "server", None)
+    if server is not None:
+        assert len(server.all("events")) == 2

@@ -4,7 +4,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from tests.contract.cluster_worlds import a_node, a_spec, kubernetes_world, watching
+from tests.contract.cluster_worlds import a_node, a_spec, kubernetes_world, said_of, watching
 from tests.deploy.test_kustomize import the
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(20)]
@@ -37,6 +37,7 @@ async def test_the_orchestrator_may_do_what_it_does(tmp_path: Path) -> None:
         assert found is not None
         await cluster.seed_state("default", key, b"[]", version=found.version)
         assert await cluster.version()
+        await cluster.announce(said_of(pod))
         nodes = the("ClusterRole", "dory-orchestrator-nodes")
         namespaced = the("Role", "dory-orchestrator", "processors")
         assert world.server.seen == given(nodes, namespaced)

@@ -21,6 +21,7 @@ from dory_orchestrator.app.child import (
     Lifetime,
     has_cluster,
     open_store,
+    open_views,
     until,
     wait_for_schema,
 )
@@ -33,7 +34,6 @@ from dory_orchestrator.metrics import MergedRegistry, Metrics
 from dory_orchestrator.ports import Beat
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.postgres import PostgresStore
-from dory_orchestrator.store.views import PostgresViews
 
 _log = get_logger(__name__)
 _REPORT_SECONDS_MAX = 5.0
@@ -114,7 +114,7 @@ class ApiProcess:
         self.metrics = Metrics(process=True)
         self.merged = MergedRegistry(self.metrics)
         self.store: PostgresStore = open_store(settings, self.metrics, "api")
-        self.views = _open_views(settings, self.metrics)
+        self.views = open_views(settings, self.metrics)
         # Made anew at each start, and known to nobody: a client cannot pose as the canary.
         canary_beat = Beat(uuid.uuid4(), "", True)
         self.recorder = HeartbeatRecorder(
@@ -225,15 +225,6 @@ class ApiProcess:
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             await self.health.check()
-
-
-def _open_views(settings: Settings, metrics: Metrics) -> PostgresViews:
-    assert settings.config_db is not None  # noqa: S101 - checked by the command line
-    return PostgresViews(
-        settings.config_db.get_secret_value(),
-        metrics=metrics,
-        timeout_seconds=settings.database_timeout,
-    )
 
 
 def accepted_tokens(settings: Settings) -> list[str]:

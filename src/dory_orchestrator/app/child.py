@@ -22,6 +22,7 @@ from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import SchemaError, StoreUnavailable
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.postgres import PostgresStore
+from dory_orchestrator.store.views import PostgresViews
 
 _RETRY_SECONDS = 0.5
 _log = logs.get_logger(__name__)
@@ -81,6 +82,16 @@ def open_store(settings: Settings, metrics: Metrics, role: str) -> PostgresStore
         pool_size=settings.database_pool_size,
         timeout_seconds=settings.database_timeout,
         role=role,
+    )
+
+
+def open_views(settings: Settings, metrics: Metrics) -> PostgresViews:
+    """What operators see of the store that the settings name. Opens no connection yet."""
+    assert settings.config_db is not None  # noqa: S101 - checked by the command line
+    return PostgresViews(
+        settings.config_db.get_secret_value(),
+        metrics=metrics,
+        timeout_seconds=settings.database_timeout,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dory_orchestrator.core.model import ComponentHealth, Limits, Pod
 from dory_orchestrator.core.owned import OwnedPod, owned_pods
 from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.announce import Announcer
 from dory_orchestrator.loops.checkpoint import Checkpointer
 from dory_orchestrator.loops.evidence import KeptStates, PodEvidence
 from dory_orchestrator.loops.lead import Leadership
@@ -16,7 +17,7 @@ from dory_orchestrator.loops.tell import Teller
 from dory_orchestrator.loops.wake import Wake
 from dory_orchestrator.loops.watch import Watcher
 from dory_orchestrator.metrics import Metrics
-from dory_orchestrator.ports import Cluster, Pods, StoreError
+from dory_orchestrator.ports import Cluster, FleetViews, Pods, StoreError
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.postgres import PostgresStore
 
@@ -30,7 +31,10 @@ _KEPT_SECONDS = 30 * 86_400.0
 
 
 class Control:
-    """Everything that decides and acts, joined, over a store, a cluster and its pods."""
+    """Everything that decides and acts, joined, over a store, a cluster and its pods.
+
+    With `views`, the cluster is told of what happens to its pods and nodes.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Control:
         pods: Pods,
         holder: str,
         metrics: Metrics,
+        views: FleetViews | None = None,
     ) -> None:
         self.settings, self.metrics = settings, metrics
         self.store, self.cluster, self.pods = store, cluster, pods
@@ -65,8 +70,19 @@ class Control:
         )
         self._owned: Mapping[str, OwnedPod] = {}
         self.teller = Teller(self.store, lambda: self.leadership.lease)
+        self.announcer = self._make_announcer(views)
         self.checkpointer = self._make_checkpointer()
         self.reconciler = self._make_reconciler()
+
+    def _make_announcer(self, views: FleetViews | None) -> Announcer | None:
+        if views is None:
+            return None
+        return Announcer(
+            views,
+            self.cluster,
+            observed=lambda: self.observer.current,
+            lease=lambda: self.leadership.lease,
+        )
 
     def _make_checkpointer(self) -> Checkpointer:
         settings = self.settings
@@ -145,6 +161,8 @@ class Control:
                 self.teller,
             ):
                 group.create_task(part.run())
+            if self.announcer is not None:
+                group.create_task(self.announcer.run())
 
     async def watch(self) -> None:
         """Without a cluster there is nothing to lead: read what is desired until cancelled."""

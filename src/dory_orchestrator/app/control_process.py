@@ -14,6 +14,7 @@ from dory_orchestrator.app.child import (
     Lifetime,
     has_cluster,
     open_store,
+    open_views,
     until,
     wait_for_schema,
 )
@@ -50,6 +51,9 @@ class ControlProcess:
         self.local: LocalCluster | None = None
         self.has_cluster = has_cluster(settings)
         self.cluster = self._make_cluster()
+        # Only a Kubernetes is told of events: of others nobody asks.
+        is_told = self.has_cluster and self.local is None
+        self.views = open_views(settings, self.metrics) if is_told else None
         self.pods = HttpPods(connections_max=PROBES_MAX + CAPTURES_MAX + 100)
         self.control = Control(
             settings,
@@ -58,6 +62,7 @@ class ControlProcess:
             pods=self.pods,
             holder=inheritance.holder,
             metrics=self.metrics,
+            views=self.views,
         )
 
     def _make_cluster(self) -> Cluster:
@@ -128,6 +133,8 @@ class ControlProcess:
         await self.pods.close()
         await self.cluster.close()
         await self.store.close()
+        if self.views is not None:
+            await self.views.close()
 
 
 def _own_namespace() -> str:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import NoReturn
 from uuid import UUID
 
+from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import Observation, Pod, PodSpec
 from dory_orchestrator.ports import ClusterUnavailable, StoredState
 
@@ -40,6 +41,10 @@ class AbsentCluster:
     async def seed_state(
         self, namespace: str, processor_id: UUID, document: bytes, *, version: str | None
     ) -> None:
+        """See Cluster."""
+        _absent()
+
+    async def announce(self, said: Announcement) -> None:
         """See Cluster."""
         _absent()
 

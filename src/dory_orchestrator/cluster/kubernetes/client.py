@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 
 from dory_orchestrator.cluster.kubernetes.connection import Apis, Connection
+from dory_orchestrator.cluster.kubernetes.events import event_of
 from dory_orchestrator.cluster.kubernetes.manifest import Surroundings, manifest_of
 from dory_orchestrator.cluster.kubernetes.objects import (
     ConfigMap,
@@ -20,6 +21,7 @@ from dory_orchestrator.cluster.kubernetes.objects import (
     to_pod,
 )
 from dory_orchestrator.cluster.kubernetes.watching import USUAL_PACE, Pace, Reflection, Source
+from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import MANAGED_BY, Node, Observation, Pod, PodSpec
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
@@ -177,6 +179,20 @@ class KubernetesCluster:
             if refused.reason in (Refusal.ALREADY_EXISTS, Refusal.NOT_FOUND):
                 raise ClusterRefused(Refusal.CONFLICT, str(refused)) from refused
             raise
+
+    async def announce(self, said: Announcement) -> None:
+        """See Cluster. As an Event of Kubernetes, which forgets it after an hour."""
+        body = event_of(said)
+        try:
+            await self._connection.send(
+                lambda apis: apis.core.create_namespaced_event_without_preload_content(
+                    body["metadata"]["namespace"], body
+                ),
+                timeout_seconds=_CALL_SECONDS,
+            )
+        except ClusterRefused as refused:
+            if refused.reason is not Refusal.ALREADY_EXISTS:
+                raise
 
     async def close(self) -> None:
         """See Cluster."""

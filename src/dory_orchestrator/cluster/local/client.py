@@ -30,6 +30,7 @@ from dory_orchestrator.cluster.local.messages import (
 )
 from dory_orchestrator.cluster.local.places import Places
 from dory_orchestrator.cluster.local.watching import Pictures
+from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import Node, Observation, Pod, PodSpec
 from dory_orchestrator.ports import ClusterRefused, ClusterUnavailable, StoredState
 
@@ -111,6 +112,9 @@ class LocalCluster:
         """Put a document where it looks next. Raises ClusterRefused, ClusterUnavailable."""
         path = states.state_file(processor_id)
         await asyncio.to_thread(states.write_state, path, document, version)
+
+    async def announce(self, said: Announcement) -> None:
+        """Nobody asks a local cluster: `dory-orchestrator events` tells the same."""
 
     async def close(self) -> None:
         """Let go of the connections; the cluster and its pods go on."""
