@@ -17,8 +17,8 @@ from dory_orchestrator.core.checkpoint import (
     expected_restart_count,
     is_same_incarnation,
 )
-from dory_orchestrator.core.model import Ownership
-from dory_orchestrator.ports import Begun, Checkpoint, Confirmation, Lease
+from dory_orchestrator.core.model import GuardRecord, Ownership, ProcessorConfig
+from dory_orchestrator.ports import Begun, Checkpoint, Confirmation, DepartedState, Lease
 
 _KEPT = 3
 
@@ -35,6 +35,9 @@ class MemoryCheckpoints:
     _numbers: Any = field(default_factory=lambda: count(1))
 
     owners: dict[UUID, Ownership] = field(default_factory=dict)
+    configs: dict[UUID, ProcessorConfig] = field(default_factory=dict)
+    departed: dict[UUID, tuple[DepartedState, float]] = field(default_factory=dict)
+    guard: GuardRecord = field(default_factory=GuardRecord)
     clock: Callable[[], float] = lambda: 0.0
 
     async def _answer(self, name: str) -> None:
@@ -190,6 +193,23 @@ class MemoryCheckpoints:
     async def last_incarnation(self, processor_id: UUID) -> Incarnation | None:
         await self._answer("last_incarnation")
         return self.incarnations.get(processor_id)
+
+    async def departed_states(self, *, gone_seconds: float, limit: int) -> Sequence[DepartedState]:
+        await self._answer("departed_states")
+        if self.guard.held_since is not None:
+            return []
+        return [
+            state
+            for key, (state, since) in self.departed.items()
+            if since + gone_seconds < self.clock()
+            and key not in self.configs
+            and self.owners[key].pod_uid is None
+        ][:limit]
+
+    async def forget_departed_state(self, lease: Lease, state: DepartedState) -> None:
+        await self._leading("forget_departed_state", lease)
+        if self.owners[state.processor_id].epoch == state.epoch:
+            self.departed.pop(state.processor_id, None)
 
     async def checkpoint_ages(self) -> dict[UUID, float]:
         await self._answer("checkpoint_ages")

@@ -112,6 +112,16 @@ class MemoryCluster:
             raise ClusterRefused(Refusal.CONFLICT, "another version stands there")
         self.states[processor_id] = document
 
+    async def remove_state(self, namespace: str, processor_id: UUID, *, version: str) -> None:
+        """See Cluster."""
+        await self._answer()
+        found = self.states.get(processor_id)
+        if found is None:
+            raise ClusterRefused(Refusal.NOT_FOUND, "there is no document")
+        if _version(found) != version:
+            raise ClusterRefused(Refusal.CONFLICT, "another version stands there")
+        del self.states[processor_id]
+
     async def announce(self, said: Announcement) -> None:
         """See Cluster."""
         await self._answer()

@@ -41,6 +41,7 @@ from dory_orchestrator.core.plan import (
 from dory_orchestrator.ports import (
     Action,
     Beat,
+    DepartedState,
     EdgeNode,
     EdgeNodeAmbiguous,
     EdgeNodeNotFound,
@@ -121,6 +122,8 @@ class MemoryStore:
     fleet_id: str = "00000000-0000-0000-0000-0000000000f1"
     leader: MemoryLeader = field(default_factory=MemoryLeader)
     owners: dict[UUID, Ownership] = field(default_factory=dict)
+    departed: dict[UUID, tuple[DepartedState, float]] = field(default_factory=dict)
+    """Whose documents may still be there, and since when they are gone."""
     cordoned: set[UUID] = field(default_factory=set)
     guard: GuardRecord = field(default_factory=GuardRecord)
     guard_counts: dict[str, int] = field(default_factory=dict)
@@ -414,7 +417,10 @@ class MemoryStore:
             case Forget():
                 if own is None or own.epoch != action.epoch or key in self.configs:
                     return False
-                self.owners[key] = own.forgotten()
+                self.owners[key] = gone = own.forgotten()
+                if own.namespace is not None:
+                    state = DepartedState(key, own.epoch, own.namespace, gone.last_pod_name)
+                    self.departed[key] = state, self.clock()
                 self._end_move(key, "dropped")
                 return True
             case EndMove():

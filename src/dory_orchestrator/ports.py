@@ -468,6 +468,16 @@ class Begun(NamedTuple):
     previous: Incarnation | None = None
 
 
+class DepartedState(NamedTuple):
+    """Where the state document of a processor that is gone may lie, in which epoch it went, and
+    which pod it had last."""
+
+    processor_id: UUID
+    epoch: int
+    namespace: str
+    pod_name: str | None
+
+
 class CheckpointStore(Protocol):
     """Where state is kept. Every writing names the lease, and raises LeaseLost, with nothing
     done, once it is not held any more; besides, all raise StoreUnavailable, StoreBusy,
@@ -537,6 +547,15 @@ class CheckpointStore(Protocol):
 
     async def checkpoint_ages(self) -> dict[UUID, float]:
         """Seconds since the newest checkpoint of each processor was stored or confirmed."""
+        ...
+
+    async def departed_states(self, *, gone_seconds: float, limit: int) -> Sequence[DepartedState]:
+        """Processors that are neither desired nor owned for so long, and of whose state the
+        cluster may still keep a document; none while the deletion guard holds."""
+        ...
+
+    async def forget_departed_state(self, lease: Lease, state: DepartedState) -> None:
+        """Its document is gone, or is not ours to remove."""
         ...
 
 
@@ -623,6 +642,14 @@ class Cluster(Protocol):
 
         `version` is that of the document that is overwritten, None when there must be none.
         Raises ClusterRefused (CONFLICT when something else stands there), ClusterUnavailable.
+        """
+        ...
+
+    async def remove_state(self, namespace: str, processor_id: UUID, *, version: str) -> None:
+        """Remove the document of this version.
+
+        Raises ClusterRefused (NOT_FOUND when there is none, CONFLICT when something else stands
+        there), ClusterUnavailable.
         """
         ...
 

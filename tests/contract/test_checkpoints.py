@@ -11,9 +11,9 @@ from tests.checkpoints_double import MemoryCheckpointStore
 from tests.contract.worlds import MemoryWorld, PostgresWorld, a_pod, connected, create
 
 from dory_orchestrator.core.checkpoint import Document, Incarnation, payload_of, sha256_of
-from dory_orchestrator.core.plan import Record
+from dory_orchestrator.core.plan import Forget, GuardVerdict, Reason, Record
 from dory_orchestrator.metrics import Metrics
-from dory_orchestrator.ports import Checkpoint, Confirmation, Lease, LeaseLost
+from dory_orchestrator.ports import Checkpoint, Confirmation, DepartedState, Lease, LeaseLost
 from dory_orchestrator.store.postgres import PostgresStore
 
 
@@ -323,3 +323,54 @@ async def test_without_the_lease_nothing_is_written(world, lease):
         with pytest.raises(LeaseLost):
             await refused
     assert await life.newest() == newest
+
+
+async def go(world, lease, life: Life) -> None:
+    """Its pod ends, as it is not desired any more."""
+    pod = a_pod(life.key, life.epoch, namespace="plants")
+    await world.store.record_pods(lease, [Record(life.key, life.epoch, pod)])
+    await world.end(life.key, "terminated")
+    forget = Forget(life.key, life.epoch, Reason.NOT_DESIRED, "")
+    assert await world.store.grant(lease, [forget]) == [True]
+
+
+async def departed(world, gone_seconds: float = -1.0, limit: int = 10) -> list[DepartedState]:
+    return list(await world.store.departed_states(gone_seconds=gone_seconds, limit=limit))
+
+
+async def test_who_is_gone_may_have_left_a_document(world, lease):
+    life, other = await place(world, lease), await place(world, lease)
+    assert await departed(world) == []
+    await go(world, lease, life)
+    [state] = await departed(world)
+    assert state == DepartedState(life.key, 1, "plants", life.name)
+    assert await departed(world, gone_seconds=3_600) == []
+    await go(world, lease, other)
+    assert len(await departed(world)) == 2
+    assert len(await departed(world, limit=1)) == 1
+
+    await world.store.forget_departed_state(lease, state)
+    assert [one.processor_id for one in await departed(world)] == [other.key]
+    with pytest.raises(LeaseLost):
+        await world.store.forget_departed_state(Lease("another", lease.term), state)
+
+
+async def test_who_is_desired_again_has_not_left(world, lease):
+    life = await place(world, lease)
+    await go(world, lease, life)
+    [state] = await departed(world)
+    await world.end(life.key, "running")
+    assert await departed(world) == []
+    assert await world.store.grant(lease, [create(life.key, 2)]) == [True]
+    # What was read before that is forgotten by nobody.
+    await world.store.forget_departed_state(lease, state)
+    await world.end(life.key, "terminated")
+    assert [one.processor_id for one in await departed(world)] == [life.key]
+
+
+async def test_while_the_guard_holds_nobody_has_left(world, lease):
+    life = await place(world, lease)
+    await go(world, lease, life)
+    verdict = GuardVerdict({"": (9, 1)}, (a_pod(UUID(int=1)),))
+    await world.store.record_guard(lease, verdict)
+    assert await departed(world) == []

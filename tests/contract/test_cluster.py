@@ -318,6 +318,13 @@ async def test_state_documents(world):
         assert second.version != first.version
         seeding = cluster.seed_state("default", key, b"x", version=first.version)
         assert await refusal(seeding) == Refusal.CONFLICT
+        removing = cluster.remove_state("default", key, version=first.version)
+        assert await refusal(removing) == Refusal.CONFLICT
+        assert await cluster.read_state("default", key) == second
+        await cluster.remove_state("default", key, version=second.version)
+        assert await cluster.read_state("default", key) is None
+        removing = cluster.remove_state("default", key, version=second.version)
+        assert await refusal(removing) == Refusal.NOT_FOUND
     finally:
         forget_states([key, other])
 

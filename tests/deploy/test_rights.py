@@ -36,6 +36,9 @@ async def test_the_orchestrator_may_do_what_it_does(tmp_path: Path) -> None:
         found = await cluster.read_state("default", key)
         assert found is not None
         await cluster.seed_state("default", key, b"[]", version=found.version)
+        found = await cluster.read_state("default", key)
+        assert found is not None
+        await cluster.remove_state("default", key, version=found.version)
         assert await cluster.version()
         await cluster.announce(said_of(pod))
         nodes = the("ClusterRole", "dory-orchestrator-nodes")

@@ -358,6 +358,13 @@ class ApiServer:
                 f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
             )
             raise Failure(409, "Conflict", message, _details(key[0], key[2]))
+        version = (options.get("preconditions") or {}).get("resourceVersion")
+        if version is not None and version != found["metadata"]["resourceVersion"]:
+            message = (
+                f"Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion"
+                f" in object meta: {found['metadata']['resourceVersion']}"
+            )
+            raise Failure(409, "Conflict", message, _details(key[0], key[2]))
         if key[0] != "pods":
             self.remove(key)
             details = {**_details(key[0], key[2]), "uid": uid}

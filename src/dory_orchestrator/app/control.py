@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 
+from dory_orchestrator.core.checkpoint import CaptureLimits
 from dory_orchestrator.core.model import ComponentHealth, Limits, Pod
 from dory_orchestrator.core.owned import OwnedPod, owned_pods
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.announce import Announcer
 from dory_orchestrator.loops.checkpoint import Checkpointer
+from dory_orchestrator.loops.depart import DepartedStates
 from dory_orchestrator.loops.evidence import KeptStates, PodEvidence
 from dory_orchestrator.loops.lead import Leadership
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.loops.poll_health import HealthPoller
 from dory_orchestrator.loops.reconcile import Reconciler
+from dory_orchestrator.loops.seed import Seeder
 from dory_orchestrator.loops.tell import Teller
 from dory_orchestrator.loops.wake import Wake
 from dory_orchestrator.loops.watch import Watcher
@@ -71,6 +74,13 @@ class Control:
         self._owned: Mapping[str, OwnedPod] = {}
         self.teller = Teller(self.store, lambda: self.leadership.lease)
         self.announcer = self._make_announcer(views)
+        self.departed = DepartedStates(
+            self.store,
+            self.cluster,
+            Seeder(self.store, limits=CaptureLimits(), tell=self.teller.tell),
+            observed=lambda: self.observer.current,
+            lease=lambda: self.leadership.lease,
+        )
         self.checkpointer = self._make_checkpointer()
         self.reconciler = self._make_reconciler()
 
@@ -159,6 +169,7 @@ class Control:
                 self.poller,
                 self.checkpointer,
                 self.teller,
+                self.departed,
             ):
                 group.create_task(part.run())
             if self.announcer is not None:

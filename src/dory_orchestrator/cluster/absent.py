@@ -44,6 +44,10 @@ class AbsentCluster:
         """See Cluster."""
         _absent()
 
+    async def remove_state(self, namespace: str, processor_id: UUID, *, version: str) -> None:
+        """See Cluster."""
+        _absent()
+
     async def announce(self, said: Announcement) -> None:
         """See Cluster."""
         _absent()

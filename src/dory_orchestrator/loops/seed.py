@@ -17,12 +17,14 @@ from dory_orchestrator.core.checkpoint import (
     place_document,
     read_document,
 )
+from dory_orchestrator.core.departed import is_removable
 from dory_orchestrator.core.model import Pod, PodSpec
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
     CheckpointStore,
     Cluster,
     ClusterRefused,
+    DepartedState,
     Event,
     Lease,
     Refusal,
@@ -157,6 +159,29 @@ class Seeder:
             # The owner saved meanwhile: that stands.
             return False
         self._complain(key, "late", f"pod {pod.name} saved after it was forced away")
+        return True
+
+    async def put_away(self, lease: Lease, cluster: Cluster, state: DepartedState) -> bool:
+        """Remove the document of a processor that is gone, after what is newer in it was taken:
+        should its row come back, it goes on from that. Whether there was one to remove.
+
+        Raises StoreError, ClusterError (CONFLICT when it was written meanwhile).
+        """
+        key = state.processor_id
+        stored = await cluster.read_state(state.namespace, key)
+        found = self._read(key, stored)
+        if stored is None or not is_removable(found, state.pod_name):
+            return False
+        await self._newest(
+            lease,
+            key,
+            found,
+            pod_names=() if state.pod_name is None else (state.pod_name,),
+            last=await self._store.last_incarnation(key),
+            proof=(),
+            restarted=False,
+        )
+        await cluster.remove_state(state.namespace, key, version=stored.version)
         return True
 
     def _read(self, processor_id: UUID, stored: StoredState | None) -> Document | None:

@@ -15,7 +15,7 @@ from dory_orchestrator.core.checkpoint import (
     expected_restart_count,
     is_same_incarnation,
 )
-from dory_orchestrator.ports import Begun, Checkpoint, Confirmation, Lease
+from dory_orchestrator.ports import Begun, Checkpoint, Confirmation, DepartedState, Lease
 from dory_orchestrator.store.connections import Connection, Pool
 from dory_orchestrator.store.queries import load
 
@@ -216,6 +216,30 @@ class CheckpointStatements:
             await connection.execute(_QUERIES["forget_orphaned_incarnations"])
 
         await self._others.run("forget_checkpoints", work, timeout_seconds=_READ_SECONDS)
+
+    async def departed_states(
+        self: _Led, *, gone_seconds: float, limit: int
+    ) -> list[DepartedState]:
+        """See CheckpointStore."""
+
+        async def work(connection: Connection) -> list[Any]:
+            rows: list[Any] = await connection.fetch(
+                _QUERIES["list_departed_states"], gone_seconds, limit
+            )
+            return rows
+
+        rows = await self._others.run("departed_states", work, timeout_seconds=_READ_SECONDS)
+        return [DepartedState(*row) for row in rows]
+
+    async def forget_departed_state(self: _Led, lease: Lease, state: DepartedState) -> None:
+        """See CheckpointStore."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(
+                _QUERIES["forget_departed_state"], state.processor_id, state.epoch
+            )
+
+        await self._leading("forget_departed_state", lease, work)
 
     async def checkpoint_ages(self: _Led) -> dict[UUID, float]:
         """See CheckpointStore."""

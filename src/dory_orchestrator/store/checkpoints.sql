@@ -143,3 +143,28 @@ WHERE NOT EXISTS (SELECT FROM processors p WHERE p.id = i.processor_id)
     AND NOT EXISTS (
         SELECT FROM orchestrator.checkpoints c WHERE c.processor_id = i.processor_id
     )
+
+-- list_departed_states --
+-- $1 how long they are gone, in seconds, $2 how many at most. Not while the deletion guard holds,
+-- nor where a move is under way.
+SELECT o.processor_id, o.epoch, o.state_namespace AS namespace, o.last_pod_name AS pod_name
+FROM orchestrator.ownership o
+WHERE o.state_namespace IS NOT NULL AND o.pod_uid IS NULL
+    AND o.updated_at < now() - make_interval(secs => $1)
+    AND NOT EXISTS (
+        SELECT FROM processors p
+        WHERE p.id = o.processor_id
+            AND COALESCE(p.status::text, '') NOT IN ('terminated', 'failed')
+    )
+    AND NOT EXISTS (
+        SELECT FROM orchestrator.moves m
+        WHERE m.processor_id = o.processor_id AND m.ended_at IS NULL
+    )
+    AND NOT EXISTS (SELECT FROM orchestrator.guard WHERE held_since IS NOT NULL)
+ORDER BY o.updated_at, o.processor_id
+LIMIT $2
+
+-- forget_departed_state --
+-- $1 processor id, $2 its epoch: one that came back meanwhile has another, or an owner.
+UPDATE orchestrator.ownership SET state_namespace = NULL
+WHERE processor_id = $1 AND epoch = $2 AND pod_uid IS NULL

@@ -616,7 +616,8 @@ UPDATE orchestrator.ownership o
 SET pod_uid = NULL, pod_name = NULL, pod_ip = NULL, node_name = NULL, ready = false,
     failures = 0, failed_pod_uid = NULL, retry_at = NULL, exit_code = NULL,
     restart_reason = NULL, last_pod_name = COALESCE(o.pod_name, o.last_pod_name),
-    namespace = NULL, updated_at = now()
+    state_namespace = COALESCE(o.namespace, o.state_namespace), namespace = NULL,
+    updated_at = now()
 FROM unnest($1::uuid[], $2::bigint[]) AS a (processor_id, epoch)
 WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
     AND NOT EXISTS (

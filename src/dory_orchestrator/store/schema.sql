@@ -157,6 +157,8 @@ CREATE TABLE orchestrator.ownership (
     last_pod_name text,
     -- Where a pod of it was seen last.
     namespace text,
+    -- Where the state document of one that is gone may still lie.
+    state_namespace text,
     CONSTRAINT ownership_pkey PRIMARY KEY (processor_id)
 );
 
@@ -364,7 +366,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0006');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0007');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

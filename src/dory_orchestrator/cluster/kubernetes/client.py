@@ -180,6 +180,21 @@ class KubernetesCluster:
                 raise ClusterRefused(Refusal.CONFLICT, str(refused)) from refused
             raise
 
+    async def remove_state(self, namespace: str, processor_id: UUID, *, version: str) -> None:
+        """See Cluster."""
+        name = _state_name(processor_id)
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"resourceVersion": version},
+        }
+        await self._connection.send(
+            lambda apis: apis.core.delete_namespaced_config_map_without_preload_content(
+                name, namespace, body=options
+            ),
+            timeout_seconds=_CALL_SECONDS,
+        )
+
     async def announce(self, said: Announcement) -> None:
         """See Cluster. As an Event of Kubernetes, which forgets it after an hour."""
         body = event_of(said)

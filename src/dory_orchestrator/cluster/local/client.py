@@ -113,6 +113,11 @@ class LocalCluster:
         path = states.state_file(processor_id)
         await asyncio.to_thread(states.write_state, path, document, version)
 
+    async def remove_state(self, namespace: str, processor_id: UUID, *, version: str) -> None:
+        """Remove it from where it looks. Raises ClusterRefused, ClusterUnavailable."""
+        path = states.state_file(processor_id)
+        await asyncio.to_thread(states.remove_state, path, version)
+
     async def announce(self, said: Announcement) -> None:
         """Nobody asks a local cluster: `dory-orchestrator events` tells the same."""
 

@@ -59,6 +59,21 @@ def write_state(path: Path, document: bytes, version: str | None) -> None:
         written.replace(path)
 
 
+def remove_state(path: Path, version: str) -> None:
+    """Remove the document of `version`.
+
+    Raises ClusterRefused (NOT_FOUND, CONFLICT when something else stands there),
+    ClusterUnavailable.
+    """
+    found = read_state(path)
+    if found is None:
+        raise ClusterRefused(Refusal.NOT_FOUND, f"{path} is not there")
+    if found.version != version:
+        raise ClusterRefused(Refusal.CONFLICT, f"{path} holds another version")
+    with _as_cluster_errors(path):
+        path.unlink(missing_ok=True)
+
+
 def _place(written: Path, path: Path) -> None:
     try:
         path.hardlink_to(written)
