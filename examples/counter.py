@@ -37,7 +37,7 @@ class Counter(BaseProcessor):
         await self.heartbeats.stop()
 
     def counted(self, state: dict[str, Any], *, note: bool) -> dict[str, Any]:
-        """The next state. A history with an end: a state must stay below 900 kB."""
+        """The next state. A history with an end: a state must stay below 1 MB."""
         count = state["count"] + self.step
         history = state["history"]
         if note:

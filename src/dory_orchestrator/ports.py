@@ -107,6 +107,8 @@ class Refusal(StrEnum):
     """Something else stands there by now: another uid, another version."""
     QUOTA = "quota"
     INVALID = "invalid"
+    TOO_LARGE = "too_large"
+    """It keeps nothing of this size."""
     FORBIDDEN = "forbidden"
     NAMESPACE_MISSING = "namespace_missing"
     NAMESPACE_TERMINATING = "namespace_terminating"
@@ -641,7 +643,8 @@ class Cluster(Protocol):
         """Put a document where the client library looks at its next start.
 
         `version` is that of the document that is overwritten, None when there must be none.
-        Raises ClusterRefused (CONFLICT when something else stands there), ClusterUnavailable.
+        Raises ClusterRefused (CONFLICT when something else stands there, TOO_LARGE),
+        ClusterUnavailable.
         """
         ...
 

@@ -24,8 +24,10 @@ from tests.acceptance.real import (
     running,
 )
 from tests.acceptance.test_failover import (
+    INTERVAL_SECONDS,
     NOTICED_SECONDS,
     SHORT,
+    checkpointed,
     count_of,
     counted,
     counters,
@@ -181,6 +183,22 @@ async def test_what_a_healed_pod_saves_late_is_not_gone_on_from(database_url, tm
             return state["count"] >= beyond and late["history"][-1] not in state["history"]
 
         await eventually(goes_on, 30)
+
+
+async def test_a_state_that_no_config_map_holds_moves_all_the_same(
+    database_url, tmp_path, data_dir
+):
+    file = counters(tmp_path, 2)
+    async with on_kubernetes(data_dir, database_url, file, *SHORT) as fleet:
+        fleet.kube.server.config_map_bytes_max = 100
+        await eventually(fleet.ready, 40)
+        await eventually(lambda: counted(fleet, "one", least=50), 20)
+        await eventually(lambda: checkpointed(fleet, "one"), 10)
+        before = await count_of(fleet, "one")
+        await hurt(fleet, "crash-node", "edge-1")
+        row = await eventually(lambda: in_the_cloud(fleet, "one"), NOTICED_SECONDS)
+        assert await count_of(fleet, "one") >= before - 10 * (2 * INTERVAL_SECONDS + 1)
+        assert fleet.saved(row) == {}
 
 
 def said_of(fleet: KubernetesFleet, name: str) -> set[str]:

@@ -115,7 +115,7 @@ def test_the_payload_is_what_the_client_library_would_write(state):
         (answer() | {"data": None}, CaptureReason.NO_DATA),
         (answer([]), CaptureReason.NO_DATA),
         (answer("text"), CaptureReason.NO_DATA),
-        (answer({"x": "a" * 900_000}), CaptureReason.TOO_LARGE),
+        (answer({"x": "a" * 1_000_000}), CaptureReason.TOO_LARGE),
         (answer({"x": "é" * 200_000}), CaptureReason.TOO_LARGE),
         (answer(pod_name=None), CaptureReason.MALFORMED),
         (answer(pod_name="pod-b"), CaptureReason.ANOTHER_POD),

@@ -33,7 +33,6 @@ KINDS = {
     "events": "Event",
 }
 _GROUPS = {"leases": "coordination.k8s.io"}
-_CONFIG_MAP_BYTES_MAX = 1_048_576
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _QUANTITY = r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)"
 _NAME_WRONG = (
@@ -112,6 +111,7 @@ class ApiServer:
         self.on_delete: Callable[[Object], None] = lambda _pod: None
         self.on_change: Callable[[Key], None] = lambda _key: None
         self.bookmark_seconds = 60.0
+        self.config_map_bytes_max = 1_048_576
         self.bookmarks = 0
         """How many were told."""
         self.version = 100
@@ -317,7 +317,7 @@ class ApiServer:
             ]
             details = {"name": name, "kind": plural, "causes": causes}
             raise Failure(403, "Forbidden", message, details)
-        _validate(plural, name, body)
+        _validate(plural, name, body, self.config_map_bytes_max)
         if (plural, namespace, name) in self.objects:
             message = f'{_resource(plural)} "{name}" already exists'
             raise Failure(409, "AlreadyExists", message, _details(plural, name))
@@ -330,7 +330,7 @@ class ApiServer:
 
     def _replace(self, key: Key, found: Object, body: Object) -> Object:
         _check_version(key, found, body)
-        _validate(key[0], key[2], body)
+        _validate(key[0], key[2], body, self.config_map_bytes_max)
         fixed = {"uid", "creationTimestamp", "namespace", "resourceVersion"}
         metadata = {k: v for k, v in found["metadata"].items() if k in fixed}
         body["metadata"] = {**body.get("metadata", {}), **metadata}
@@ -603,7 +603,7 @@ def _invalid(kind: str, name: str, where: str, value: str, why: str) -> Failure:
     return Failure(422, "Invalid", message, {"name": name, "kind": kind, "causes": [cause]})
 
 
-def _validate(plural: str, name: str, body: Object) -> None:
+def _validate(plural: str, name: str, body: Object, config_map_bytes_max: int) -> None:
     kind = KINDS[plural]
     if not re.fullmatch(_SUBDOMAIN, name) or len(name) > 253:
         raise _invalid(kind, name, "metadata.name", name, _NAME_WRONG)
@@ -613,8 +613,8 @@ def _validate(plural: str, name: str, body: Object) -> None:
             raise _invalid(kind, name, "metadata.labels", value, why)
     if plural == "configmaps":
         size = sum(len(text.encode()) for text in (body.get("data") or {}).values())
-        if size > _CONFIG_MAP_BYTES_MAX:
-            why = f"Too long: may not be more than {_CONFIG_MAP_BYTES_MAX} bytes"
+        if size > config_map_bytes_max:
+            why = f"Too long: may not be more than {config_map_bytes_max} bytes"
             cause = {"reason": "FieldValueTooLong", "message": why, "field": "[]"}
             details = {"name": name, "kind": kind, "causes": [cause]}
             raise Failure(422, "Invalid", f'{kind} "{name}" is invalid: []: {why}', details)

@@ -265,7 +265,7 @@ def test_a_list_in_pages():
         ("pod-invalid", "unparsable quantity", Refusal.INVALID),
         ("pod-invalid", "namespace does not exist", Refusal.NAMESPACE_MISSING),
         ("unauthorized", "anonymous", Refusal.FORBIDDEN),
-        ("configmap", "state of 1,100,000 bytes", Refusal.INVALID),
+        ("configmap", "state of 1,100,000 bytes", Refusal.TOO_LARGE),
         ("lease", "stale resourceVersion", Refusal.CONFLICT),
     ],
 )

@@ -204,7 +204,7 @@ async def test_what_is_asked_in_vain_ends_in_time(world):
             id="quota",
         ),
         pytest.param(Failure(422, "Invalid", "spec: Invalid"), Refusal.INVALID, id="invalid"),
-        pytest.param(Failure(413, "", "too large"), Refusal.INVALID, id="too-large"),
+        pytest.param(Failure(413, "", "too large"), Refusal.TOO_LARGE, id="too-large"),
     ],
 )
 async def test_refusals_have_reasons(world, failure, reason):

@@ -845,6 +845,32 @@ async def test_who_writes_at_the_same_time_is_read_anew_and_not_for_ever():
         assert racing.times == 95
 
 
+class Small(MemoryCluster):
+    """Keeps no document."""
+
+    async def seed_state(self, namespace, processor_id, document, *, version):
+        raise ClusterRefused(Refusal.TOO_LARGE, "Too long: may not be more than 1048576 bytes")
+
+
+async def test_what_the_cluster_is_too_small_for_is_given_once_the_pod_is_ready():
+    rig = Rig()
+    rig.add(1, {"count": 50}, name="old")
+    async with rig:
+        await rig.until(11)
+        seeded = await rig.prepare(("old",), cluster=Small())
+        assert seeded.position == rig.position()
+        del rig.running["old"]
+        program = rig.add(1, {}, name="new", epoch=2, ready=False)
+        await rig.until(21)
+        assert program.state == {}
+        rig.running["new"] = rig.running["new"]._replace(
+            pod=replace(rig.running["new"].pod, ready=True)
+        )
+        await rig.until(35)
+        assert program.state == {"count": 50}
+        assert rig.newest() == {"count": 50}
+
+
 async def test_nothing_is_prepared_without_the_store_the_cluster_or_the_lease():
     rig = Rig()
     rig.add(1, {"count": 50})

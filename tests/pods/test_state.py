@@ -170,7 +170,7 @@ async def test_the_client_library_takes_and_refuses(pods):
         assert json.loads(await get(pods, address))["data"]["count"] == 5
         assert (await refusal(get(pods, address, token="wrong"))).status == 401
         assert (await refusal(put(pods, address, b"{}", token=None))).status == 401
-        largest = b'{"data": {"x": "' + b"a" * 900_000 + b'"}}'
+        largest = b'{"data": {"x": "' + b"a" * 999_990 + b'"}}'
         await put(pods, address, largest)
         error = await refusal(put(pods, address, largest + b" " * 200_000))
         assert (error.status, error.final) == (413, True)

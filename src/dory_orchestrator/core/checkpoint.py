@@ -34,9 +34,10 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CaptureLimits:
-    """The client library takes no more than 1 MiB with POST, and a ConfigMap holds no more."""
+    """The client library takes no more than 1 MiB with POST (platform facts 8.3), which is what a
+    ConfigMap holds too; what is around a state must fit as well."""
 
-    size_bytes_max: int = 900_000
+    size_bytes_max: int = 1_000_000
     document_bytes_max: int = 8 * 1024 * 1024
 
 

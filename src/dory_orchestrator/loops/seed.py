@@ -74,7 +74,8 @@ class Seeder:
         proof: Sequence[str],
         restarted: bool,
     ) -> Seeded | None:
-        """Make the document the newest state; None when there is no state at all.
+        """Make the document the newest state; None when there is no state at all. One that is too
+        large for the store is given to the pod itself, once it is ready.
 
         Raises StoreError, ClusterError: nothing may be created then.
         """
@@ -103,6 +104,9 @@ class Seeder:
                     version=None if stored is None else stored.version,
                 )
             except ClusterRefused as error:
+                if error.reason is Refusal.TOO_LARGE:
+                    _note_too_large(spec, newest, error)
+                    return _seeded(newest)
                 if error.reason is not Refusal.CONFLICT or not tries_left:
                     raise
                 continue
@@ -254,6 +258,18 @@ def _is_told(reason: DocumentReason, found: Document, newest: StoredCheckpoint) 
     """That the pod before has saved is no news, once the newest state is its."""
     is_known = reason is DocumentReason.STRANGER and found.pod_name == newest.pod_name
     return reason in _TOLD and not is_known
+
+
+def _note_too_large(spec: PodSpec, newest: StoredCheckpoint, error: ClusterRefused) -> None:
+    """Whatever lies there, the pod begins with that; at its first visit it is found to be no
+    newest state, and is given that."""
+    _log.info(
+        "a state is too large for the cluster: the pod is given it once it is ready",
+        processor_id=str(spec.processor_id),
+        pod=spec.name,
+        size_bytes=len(newest.payload),
+        error=str(error),
+    )
 
 
 def _document(processor_id: UUID, newest: StoredCheckpoint) -> bytes:

@@ -23,7 +23,7 @@ _CONNECTIONS_MAX = 100
 _CONNECT_SECONDS = 3.0
 _REST_SECONDS = 1.0
 _REST_SECONDS_MAX = 60.0
-_UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _GONE, _BUSY = 401, 403, 409, 410, 429
+_UNAUTHORIZED, _FORBIDDEN, _CONFLICT, _GONE, _TOO_LARGE, _BUSY = 401, 403, 409, 410, 413, 429
 
 
 class Apis(NamedTuple):
@@ -211,6 +211,8 @@ def refusal_of(status: int, said: Status, message: str) -> ClusterRefused:
     if said.reason == "NotFound":
         missing = Refusal.NAMESPACE_MISSING if details.kind == "namespaces" else Refusal.NOT_FOUND
         return ClusterRefused(missing, message)
+    if status == _TOO_LARGE or "FieldValueTooLong" in causes:
+        return ClusterRefused(Refusal.TOO_LARGE, message)
     if said.reason == "Forbidden" and "exceeded quota" in message:
         return ClusterRefused(Refusal.QUOTA, message)
     if status == _FORBIDDEN:

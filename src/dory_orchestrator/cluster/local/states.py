@@ -48,7 +48,7 @@ def write_state(path: Path, document: bytes, version: str | None) -> None:
     Raises ClusterRefused (CONFLICT when something else stands there), ClusterUnavailable.
     """
     if len(document) > _BYTES_MAX:
-        raise ClusterRefused(Refusal.INVALID, f"a document longer than {_BYTES_MAX} bytes")
+        raise ClusterRefused(Refusal.TOO_LARGE, f"a document longer than {_BYTES_MAX} bytes")
     with _as_cluster_errors(path), _temporary(path, document) as written:
         if version is None:
             _place(written, path)
