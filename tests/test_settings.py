@@ -62,6 +62,7 @@ SAMPLES = {
     "pod_service_account": Sample("of-env", "of-flag", "of-file", "Not_A_Name"),
     "image_pull_secret": Sample("of-env", "of-flag", "of-file", "Not_A_Name"),
     "state_token_secret": Sample("of-env", "of-flag", "of-file", "Not_A_Name"),
+    "sentinel": Sample("of-env", "of-flag", "of-file", "Not_A_Name"),
     "deletion_guard_seconds": Sample("11s", "12s", "13s", "9s"),
     "checkpoint_interval": Sample("11s", "12s", "0s", "3601s"),
     "health_poll_interval": Sample("1s", "2s", "3s", "400ms"),

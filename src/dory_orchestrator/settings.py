@@ -237,6 +237,10 @@ class Settings(BaseModel):
         default="dory-state-token",
         description="Secret of each namespace with the state token, in the key `token` (cluster kubernetes).",
     )
+    sentinel: _Name | None = Field(
+        default=None,
+        description="ConfigMap that owns all pods of its namespace: who deletes it deletes them (cluster kubernetes).",
+    )
     deletion_guard_seconds: Annotated[float, _duration(10, 86_400)] | None = Field(
         default=None,
         description="Longest hold of the deletion guard, if not to nothing (10s to 24h).",

@@ -78,6 +78,7 @@ class ControlProcess:
             service_account=settings.pod_service_account,
             image_pull_secret=settings.image_pull_secret,
             state_token_secret=settings.state_token_secret if settings.state_token else "",
+            sentinel=settings.sentinel,
         )
         connection = Connection(settings.kubeconfig, settings.kube_context)
         return KubernetesCluster(connection, around)

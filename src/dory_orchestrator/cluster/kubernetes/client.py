@@ -12,7 +12,7 @@ import msgspec
 
 from dory_orchestrator.cluster.kubernetes.connection import Apis, Connection
 from dory_orchestrator.cluster.kubernetes.events import event_of
-from dory_orchestrator.cluster.kubernetes.manifest import Surroundings, manifest_of
+from dory_orchestrator.cluster.kubernetes.manifest import Surroundings, manifest_of, sentinel_of
 from dory_orchestrator.cluster.kubernetes.objects import (
     ConfigMap,
     KubeNode,
@@ -107,7 +107,8 @@ class KubernetesCluster:
 
     async def create_pod(self, spec: PodSpec) -> Pod:
         """See Cluster."""
-        body = manifest_of(spec, self._around)
+        sentinel_uid = await self._sentinel_uid(spec.namespace)
+        body = manifest_of(spec, self._around, sentinel_uid=sentinel_uid)
         answer = await self._connection.send(
             lambda apis: apis.core.create_namespaced_pod_without_preload_content(
                 spec.namespace, body
@@ -142,21 +143,9 @@ class KubernetesCluster:
 
     async def read_state(self, namespace: str, processor_id: UUID) -> StoredState | None:
         """See Cluster."""
-        name = _state_name(processor_id)
-        try:
-            answer = await self._connection.send(
-                lambda apis: apis.core.read_namespaced_config_map_without_preload_content(
-                    name, namespace
-                ),
-                timeout_seconds=_CALL_SECONDS,
-            )
-        except ClusterRefused as refused:
-            if refused.reason is Refusal.NOT_FOUND:
-                return None
-            raise
-        found = _decoded(answer, ConfigMap)
-        document = (found.data or {}).get(_STATE_KEY)
-        if document is None:
+        found = await self._config_map(namespace, _state_name(processor_id))
+        document = None if found is None else (found.data or {}).get(_STATE_KEY)
+        if found is None or document is None:
             return None
         return StoredState(document.encode(), found.metadata.resource_version)
 
@@ -228,6 +217,38 @@ class KubernetesCluster:
                 self._with_what_we_did(pods),
                 frozenset(looking.pods),
             )
+
+    async def _sentinel_uid(self, namespace: str) -> str | None:
+        """Of the sentinel there, made where there is none. Asked each time: a pod whose owner is
+        another one by now, or in another namespace, is deleted at once."""
+        name = self._around.sentinel
+        if name is None:
+            return None
+        if (found := await self._config_map(namespace, name)) is None:
+            body = sentinel_of(name, namespace)
+            answer = await self._connection.send(
+                lambda apis: apis.core.create_namespaced_config_map_without_preload_content(
+                    namespace, body
+                ),
+                timeout_seconds=_CALL_SECONDS,
+            )
+            found = _decoded(answer, ConfigMap)
+        return found.metadata.uid
+
+    async def _config_map(self, namespace: str, name: str) -> ConfigMap | None:
+        """None when there is none. Raises ClusterRefused, ClusterUnavailable."""
+        try:
+            answer = await self._connection.send(
+                lambda apis: apis.core.read_namespaced_config_map_without_preload_content(
+                    name, namespace
+                ),
+                timeout_seconds=_CALL_SECONDS,
+            )
+        except ClusterRefused as refused:
+            if refused.reason is Refusal.NOT_FOUND:
+                return None
+            raise
+        return _decoded(answer, ConfigMap)
 
     def _did(self, uid: str, version: int, pod: Pod | None) -> None:
         now = asyncio.get_running_loop().time()

@@ -6,7 +6,7 @@ from typing import Any
 
 from dory_orchestrator.cluster.kubernetes.objects import GPU
 from dory_orchestrator.cluster.reading import CONTAINER_NAME, VARIABLES_OF_LABELS
-from dory_orchestrator.core.model import PodSpec, Probes, Resources, Toleration
+from dory_orchestrator.core.model import MANAGED_BY, PodSpec, Probes, Resources, Toleration
 
 _STARTUP_PERIOD_SECONDS = 2
 _OF_FIELDS = {
@@ -33,18 +33,22 @@ class Surroundings:
     """What all pods of an installation are given.
 
     `orchestrator_url` is where heartbeats go. Names are of what lies in each namespace with
-    processors; an empty `state_token_secret`: pods get no token.
+    processors; an empty `state_token_secret`: pods get no token. `sentinel`: a ConfigMap that owns
+    all pods of its namespace, if any.
     """
 
     orchestrator_url: str
     service_account: str
     image_pull_secret: str = ""
     state_token_secret: str = ""
+    sentinel: str | None = None
     state_token_key: str = "token"  # noqa: S105 - the name of a key
 
 
-def manifest_of(spec: PodSpec, around: Surroundings) -> dict[str, Any]:
-    """The body of the request that creates a pod."""
+def manifest_of(
+    spec: PodSpec, around: Surroundings, *, sentinel_uid: str | None = None
+) -> dict[str, Any]:
+    """The body of the request that creates a pod. With a `sentinel_uid` it goes with that."""
     said: dict[str, Any] = {
         "containers": [_container(spec, around)],
         # A node that is cut off restarts its containers by itself.
@@ -68,8 +72,34 @@ def manifest_of(spec: PodSpec, around: Surroundings) -> dict[str, Any]:
             "namespace": spec.namespace,
             "labels": dict(spec.labels),
             "annotations": dict(spec.annotations),
+            **_owner(around.sentinel, sentinel_uid),
         },
         "spec": said,
+    }
+
+
+def _owner(name: str | None, uid: str | None) -> dict[str, Any]:
+    """Not blocking: who deletes the sentinel must not wait for nodes that are cut off."""
+    if uid is None:
+        return {}
+    return {
+        "ownerReferences": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": str(name), "uid": uid}
+        ]
+    }
+
+
+def sentinel_of(name: str, namespace: str) -> dict[str, Any]:
+    """The body of the request that creates it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {"managed-by": MANAGED_BY},
+            "annotations": {"dory.io/sentinel": "deleting this deletes every pod that it owns"},
+        },
     }
 
 
