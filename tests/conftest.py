@@ -25,6 +25,13 @@ _DATABASE_TIMEOUT_SECONDS = 60
 _numbers = count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Here, as only the first conftest of all may add one."""
+    parser.addoption(
+        "--with-e2e", action="store_true", help="also run tests/e2e, on the cluster of KUBECONFIG"
+    )
+
+
 def pytest_configure() -> None:
     """A shell without job control starts what runs in the background with SIGINT ignored, and
     every child of the tests would inherit that: those that are to end by it never would."""

@@ -38,6 +38,11 @@ from tests.acceptance.test_fleet import command
 from tests.acceptance.test_leaders import desire
 from tests.contract.cluster_worlds import KubernetesWorld, a_node, kubernetes_world
 from tests.contract.worlds import connected
+from tests.e2e.test_cluster import (
+    test_create_roll_fail_over_fail_back_and_clean_up as create_roll_fail_over_and_back,
+)
+from tests.kube.api_server import ApiServer
+from tests.kube.control_plane import ControlPlane
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -238,6 +243,25 @@ async def test_the_story_goes_as_it_is_told(tmp_path):
     finally:
         kube.send_signal(signal.SIGINT)
         await asyncio.wait_for(kube.wait(), 30)
+
+
+async def test_what_is_tried_on_real_clusters_works_here(database_url, tmp_path, monkeypatch):
+    """`tests/e2e`, on the double: it shall be right when it is needed."""
+    server = ApiServer(token="t")
+    server.namespaces.add("default")
+    plane = ControlPlane(server, lease_seconds=5.0, kubelets=False)
+    await server.start()
+    watching_nodes = asyncio.create_task(plane.watch_nodes())
+    try:
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(server.kubeconfig())
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        await create_roll_fail_over_and_back(database_url, tmp_path)
+        left = {key for key in server.objects if key[0] != "events" or key[1] != "default"}
+        assert left == set()
+    finally:
+        watching_nodes.cancel()
+        await server.stop()
 
 
 def commands_of(told: str) -> list[list[str]]:

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 from tests.contract.cluster_worlds import a_node, a_spec, kubernetes_world, said_of, watching
-from tests.deploy.test_kustomize import the
+from tests.deploy.objects import kustomized, the
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(20)]
 
@@ -41,13 +41,13 @@ async def test_the_orchestrator_may_do_what_it_does(tmp_path: Path) -> None:
         await cluster.remove_state("default", key, version=found.version)
         assert await cluster.version()
         await cluster.announce(said_of(pod))
-        nodes = the("ClusterRole", "dory-orchestrator-nodes")
-        namespaced = the("Role", "dory-orchestrator", "processors")
+        nodes = the(kustomized(), "ClusterRole", "dory-orchestrator-nodes")
+        namespaced = the(kustomized(), "Role")
         assert world.server.seen == given(nodes, namespaced)
 
 
 def test_pods_may_keep_their_states() -> None:
     """What the client library does with its ConfigMap (platform facts 12.3)."""
-    role = the("Role", "dory-processor", "processors")
+    role = the(kustomized(), "Role", "dory-processor")
     verbs = ("get", "create", "update", "delete")
     assert given(role) == {(verb, "configmaps") for verb in verbs}

@@ -26,6 +26,8 @@ Key = tuple[str, str, str]
 """Plural, namespace (empty: none), name."""
 
 KINDS = {
+    "namespaces": "Namespace",
+    "serviceaccounts": "ServiceAccount",
     "pods": "Pod",
     "nodes": "Node",
     "configmaps": "ConfigMap",
@@ -325,6 +327,10 @@ class ApiServer:
             body["metadata"]["namespace"] = namespace
         if plural == "pods":
             _default_pod(body)
+        if plural == "nodes":
+            body = {"spec": {}, "status": {}} | body
+        if plural == "namespaces":
+            self.namespaces.add(name)
         ordered = {"kind": KINDS[plural], "apiVersion": _api_version(plural)}
         return self.put(plural, {**ordered, **body})
 
@@ -365,12 +371,20 @@ class ApiServer:
                 f" in object meta: {found['metadata']['resourceVersion']}"
             )
             raise Failure(409, "Conflict", message, _details(key[0], key[2]))
+        if key[0] == "namespaces":
+            self._empty(key[2])
         if key[0] != "pods":
             self.remove(key)
             details = {**_details(key[0], key[2]), "uid": uid}
             success = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
             return {**success, "details": details}
         return self._delete_pod(key, found, options.get("gracePeriodSeconds"))
+
+    def _empty(self, namespace: str) -> None:
+        """With a namespace goes all that is in it."""
+        self.namespaces.discard(namespace)
+        for key in [key for key in self.objects if key[1] == namespace]:
+            self.remove(key)
 
     def _delete_pod(self, key: Key, found: Object, grace: int | None) -> Object:
         """Who has no node, or is not waited for, goes at once; the rest when its kubelet says

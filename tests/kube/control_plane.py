@@ -12,22 +12,29 @@ from dory_orchestrator.cluster.local.scheduler import Load, loads_of, place
 from dory_orchestrator.core.model import Node, Pod, PodSpec, TaintEffect, Toleration
 
 _SOON_SECONDS = 0.02
+_LOOK_SECONDS = 0.2
 
 
 class ControlPlane:
     """Gives pods places, has them run, and ends them, as long as their nodes are there.
 
     Pods run and are ready as soon as they have a place. `lease_seconds` is how long a lost node
-    is taken for ready.
+    is taken for ready. Without `kubelets`, others are there: it gives places, and finds out which
+    nodes have not been heard of for so long.
     """
 
-    def __init__(self, server: ApiServer, *, lease_seconds: float = 0.1) -> None:
+    def __init__(
+        self, server: ApiServer, *, lease_seconds: float = 0.1, kubelets: bool = True
+    ) -> None:
         self.server = server
         self.lost: set[str] = set()
         self._lease_seconds = lease_seconds
+        self._kubelets = kubelets
+        self._heard: dict[str, tuple[str, float]] = {}
         self._is_asked = False
         server.on_change = self._changed
-        server.on_delete = lambda pod: self._later(self._end, _key(pod))
+        if kubelets:
+            server.on_delete = lambda pod: self._later(self._end, _key(pod))
 
     # Nodes ------------------------------------------------------------------------------
 
@@ -49,6 +56,26 @@ class ControlPlane:
         self.lost.discard(name)
         self._later(self._node_returns, name)
 
+    async def watch_nodes(self) -> None:
+        """Find out about those that fell silent, and those that speak again, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for node in self.server.all("nodes"):
+                name, beat = node["metadata"]["name"], condition(node, "Ready")
+                said = beat.get("lastHeartbeatTime")
+                # What we write ourselves bears no such moment.
+                if said is not None and self._heard.get(name, ("", now))[0] != said:
+                    self._heard[name] = said, now
+                    if name in self.lost:
+                        self.restore_node(name)
+                elif name not in self.lost and now - self._heard_at(name) > self._lease_seconds:
+                    self.lost.add(name)
+                    self._lease_ends(name)
+
+    def _heard_at(self, name: str) -> float:
+        return self._heard.get(name, ("", float("inf")))[1]
+
     def _lease_ends(self, name: str) -> None:
         if name in self.lost:
             self._set_ready(name, "Unknown")
@@ -61,6 +88,8 @@ class ControlPlane:
             return
         self._set_ready(name, "True")
         for key, pod in self._pods_on(name):
+            if not self._kubelets:
+                continue
             if pod["metadata"].get("deletionTimestamp"):
                 self._later(self._end, key)
             else:
@@ -111,7 +140,8 @@ class ControlPlane:
             set_condition(found, "PodScheduled", "True")
 
         self.server.change(_key(pod), bind)
-        self._later(self._run, _key(pod))
+        if self._kubelets:
+            self._later(self._run, _key(pod))
 
     def _run(self, key: Key) -> None:
         """As its kubelet says."""
