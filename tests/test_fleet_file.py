@@ -131,6 +131,7 @@ templates:
     env: {A: 1, B: true, C: "", D: no}
     node_selector: {zone: north}
     tolerations: [{key: k, operator: Exists, effect: NoSchedule}]
+    security_context: {runAsUser: 0, capabilities: {add: [NET_ADMIN]}}
     orchestrator:
       {priority: -5, failback: manual, fencing: no, checkpoint_interval_seconds: 2.5, proof: [/a/b]}
 """)
@@ -169,6 +170,7 @@ templates:
             },
             "node_selector": {"zone": "north"},
             "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoSchedule"}],
+            "security_context": {"runAsUser": 0, "capabilities": {"add": ["NET_ADMIN"]}},
             "orchestrator": {
                 "priority": -5,
                 "failback": "manual",

@@ -412,6 +412,29 @@ class _OrchestratorEntry(_Model):
     proof: tuple[_Pointer, ...] | None = None
 
 
+class _CapabilitiesEntry(_Model):
+    add: tuple[_Text, ...] | None = None
+    drop: tuple[_Text, ...] | None = None
+
+
+class _SeccompEntry(_Model):
+    type: Literal["RuntimeDefault", "Localhost", "Unconfined"]
+    localhostProfile: _Text | None = None  # noqa: N815 - the words of Kubernetes
+
+
+class _SecurityContextEntry(_Model):
+    """Of a container, in the words of Kubernetes."""
+
+    runAsUser: int | None = Field(default=None, ge=0)  # noqa: N815
+    runAsGroup: int | None = Field(default=None, ge=0)  # noqa: N815
+    runAsNonRoot: bool | None = None  # noqa: N815
+    privileged: bool | None = None
+    allowPrivilegeEscalation: bool | None = None  # noqa: N815
+    readOnlyRootFilesystem: bool | None = None  # noqa: N815
+    capabilities: _CapabilitiesEntry | None = None
+    seccompProfile: _SeccompEntry | None = None  # noqa: N815
+
+
 class _Workload(_Model):
     """What to run: of a template, or of a processor that has its own."""
 
@@ -428,6 +451,7 @@ class _Workload(_Model):
     env: dict[_VariableName, _Text] = {}
     node_selector: dict[_LabelName, _LabelValue] = {}
     tolerations: tuple[_TolerationEntry, ...] = ()
+    security_context: _SecurityContextEntry = _SecurityContextEntry()
     orchestrator: _OrchestratorEntry = _OrchestratorEntry()
 
 
@@ -515,6 +539,9 @@ _MODELS: Mapping[str, type[_Model]] = {
     "resources": _ResourcesEntry,
     "health_probes": _ProbesEntry,
     "tolerations": _TolerationEntry,
+    "security_context": _SecurityContextEntry,
+    "capabilities": _CapabilitiesEntry,
+    "seccompProfile": _SeccompEntry,
     "orchestrator": _OrchestratorEntry,
     "sensors": _SensorEntry,
     "processors": _ProcessorEntry,
@@ -805,6 +832,7 @@ def _runtime_config(workload: _Workload, folder: Path) -> dict[str, object]:
         "env_vars": environment,
         "node_selector": workload.node_selector,
         "tolerations": [_given(entry.model_dump(mode="json")) for entry in workload.tolerations],
+        "security_context": workload.security_context.model_dump(mode="json", exclude_none=True),
         "orchestrator": _given(workload.orchestrator.model_dump(mode="json")),
     }
     return {key: value for key, value in config.items() if value}
