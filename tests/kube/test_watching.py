@@ -304,6 +304,7 @@ async def test_a_namespace_that_may_not_be_looked_at_is_left_out(world):
         await world.cluster.create_pod(spec)
         await seen.pod(spec.name)
         assert not seen.now.shows("closed")
+        assert seen.now.hidden == {"closed": "pods is forbidden: not there"}
 
 
 async def test_without_a_namespace_nothing_is_shown(world):

@@ -1,10 +1,14 @@
 """The newest picture of the cluster, in simulated time."""
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from uuid import UUID
 
 import pytest
+import structlog
 from tests.cluster_double import MemoryCluster
 
 from dory_orchestrator.core.model import HealthStatus, Node, Pod, PodPhase
@@ -72,6 +76,10 @@ class Rig:
     def status(self) -> HealthStatus | None:
         health = self.observer.health()
         return None if health is None else health.status
+
+    def told(self) -> HealthStatus | None:
+        """The same; asked again, it may be another."""
+        return self.status
 
 
 async def test_the_first_picture_comes_at_once_and_each_change_is_told():
@@ -229,3 +237,61 @@ async def test_what_was_deleted_terminates_until_a_picture_tells_otherwise_for_l
         rig.cluster.add_node(Node("b", ready=True))
         await asyncio.sleep(0.001)
         assert rig.pods() == set()
+
+
+class Blind(CountingCluster):
+    """It answers, and shows nothing."""
+
+    def observe(self):
+        self.opened.append(_now())
+        return self._refuse()
+
+    @asynccontextmanager
+    async def _refuse(self):
+        raise ClusterUnavailable("nodes cannot be watched: nodes is forbidden")
+        yield  # type: ignore[unreachable]  # what makes it a context manager
+
+
+async def test_what_it_is_that_cannot_be_seen_is_told():
+    rig = Rig()
+    rig.cluster = Blind()
+    rig.observer = Observer(rig.cluster, lambda: None)
+    with structlog.testing.capture_logs() as logs:
+        async with rig:
+            await asyncio.sleep(1)
+            assert rig.told() is HealthStatus.HEALTHY, "it may be a broken stream"
+            await asyncio.sleep(60)
+            assert rig.told() is HealthStatus.UNHEALTHY
+            assert rig.message == (
+                "it cannot be observed: nodes cannot be watched: nodes is forbidden"
+            )
+    told = [log for log in logs if log["event"] == "the cluster cannot be observed"]
+    assert [log["error"] for log in told] == ["nodes cannot be watched: nodes is forbidden"]
+
+
+class Hiding(CountingCluster):
+    """Some of its namespaces may not be looked at."""
+
+    hidden: Mapping[str, str] = {}
+
+    @asynccontextmanager
+    async def observe(self):
+        async with super().observe() as pictures:
+            yield (replace(picture, hidden=self.hidden) async for picture in pictures)
+
+
+async def test_a_namespace_that_may_not_be_looked_at_is_told():
+    rig = Rig()
+    rig.cluster = Hiding()
+    rig.cluster.hidden = {"plants": "pods is forbidden", "zoo": "pods is forbidden"}
+    rig.observer = Observer(rig.cluster, lambda: None)
+    async with rig:
+        assert rig.told() is HealthStatus.DEGRADED
+        assert rig.message == (
+            "namespace plants (and 1 more) cannot be looked at: pods is forbidden"
+        )
+        assert rig.nodes == {"a"}
+        rig.cluster.hidden = {}
+        rig.cluster.add_node(Node("b", ready=True))
+        await asyncio.sleep(0.001)
+        assert rig.told() is HealthStatus.HEALTHY

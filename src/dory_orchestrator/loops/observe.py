@@ -31,6 +31,8 @@ class Observer:
         self._version = ""
         self._answered_at: float | None = None
         self._error: str | None = None
+        self._blind_since: float | None = None
+        self._blind_because = ""
         self._created: dict[str, tuple[float, Pod]] = {}
         self._deleted: dict[str, float] = {}
 
@@ -74,7 +76,7 @@ class Observer:
             for uid, until in self._deleted.items()
             if uid in seen and not seen[uid].terminating and until > now
         }
-        self._current = picture
+        self._current, self._blind_since, self._blind_because = picture, None, ""
         self._on_change()
 
     async def run(self) -> None:
@@ -94,8 +96,11 @@ class Observer:
                 error = "the stream ended"
             except ClusterError as broken:
                 error = str(broken)
-            if self._current is not None:
+            if error != self._blind_because:
                 _log.warning("the cluster cannot be observed", error=error)
+            if self._blind_since is None:
+                self._blind_since = _now()
+            self._blind_because = error
             # What was seen last is no picture of now: a pod that is not in it may well run.
             self._current = None
             failures = _BACKOFF.count(failures, _now() - began_at)
@@ -119,4 +124,14 @@ class Observer:
         health = by_age(age, limit_seconds, never="the cluster never answered", error=self._error)
         if health.status is not HealthStatus.HEALTHY:
             return health
+        if self._blind_since is not None and _now() - self._blind_since >= limit_seconds:
+            # It answers, and does not show what is needed: a right that is missing, mostly.
+            message = f"it cannot be observed: {self._blind_because}"
+            return ComponentHealth(HealthStatus.UNHEALTHY, message)
+        if self._current is not None and self._current.hidden:
+            name, reason = min(self._current.hidden.items())
+            others = len(self._current.hidden) - 1
+            more = f" (and {others} more)" if others else ""
+            message = f"namespace {name}{more} cannot be looked at: {reason}"
+            return ComponentHealth(HealthStatus.DEGRADED, message)
         return ComponentHealth(HealthStatus.HEALTHY, f"{self._version} answers")

@@ -216,6 +216,7 @@ class KubernetesCluster:
                 dict(looking.nodes.objects),
                 self._with_what_we_did(pods),
                 frozenset(looking.pods),
+                dict(looking.hidden),
             )
 
     async def _sentinel_uid(self, namespace: str) -> str | None:
@@ -283,6 +284,8 @@ class _Looking:
         self._working: list[asyncio.Task[None]] = []
         self._refused: dict[str, float] = {}
         """When namespaces are asked for again that may not be looked at."""
+        self.hidden: dict[str, str] = {}
+        """Why not."""
 
     def lacks(self, namespaces: frozenset[str]) -> bool:
         """Whether there is something to begin with now."""
@@ -307,6 +310,7 @@ class _Looking:
         )
         for name, reflection, failure in zip(names, reflections, beginnings, strict=True):
             if failure is None:
+                self.hidden.pop(name, None)
                 self.pods[name] = reflection
                 begun.append(reflection)
             elif isinstance(failure, ClusterRefused):
@@ -341,6 +345,7 @@ class _Looking:
         if name not in self._refused:
             _log.error("a namespace cannot be looked at", namespace=name, error=str(refused))
         self._refused[name] = loop.time() + _REFUSED_SECONDS
+        self.hidden[name] = str(refused)
         loop.call_later(_REFUSED_SECONDS, self.event.set)
 
     def _reflect(self, source: Source[str, V]) -> Reflection[str, V]:
