@@ -118,7 +118,8 @@ async def test_a_cluster_that_does_not_listen_is_left_alone_for_a_minute(
 ) -> None:
     async with running() as rig:
         rig.cluster.error = error
-        rig.tell()
+        for _ in range(3):
+            rig.tell()
         await asyncio.sleep(10)
         rig.cluster.error = None
         rig.tell()

@@ -82,11 +82,11 @@ class Announcer:
         self._waiting.extend((until, one) for one in found if concerns(one))
 
     async def _say(self, observed: Observation) -> None:
-        now = asyncio.get_running_loop().time()
-        if now < self._quiet_until:
-            self._waiting.clear()
-        for _ in range(len(self._waiting)):
-            until, happening = self._waiting.popleft()
+        now, found = asyncio.get_running_loop().time(), list(self._waiting)
+        self._waiting.clear()
+        for until, happening in found:
+            if self._quiet_until > now:
+                return
             said = announcement(happening, observed)
             if said is not None:
                 await self._announce(said)
@@ -106,10 +106,9 @@ class Announcer:
             self._be_quiet(error)
 
     def _be_quiet(self, error: Exception) -> None:
-        """It would be the same for all others, and what waits grows old."""
+        """It would be the same for all others; what waits is dropped, as it grows old."""
         _log.warning("events cannot be written to the cluster", error=str(error) or "no answer")
         self._quiet_until = asyncio.get_running_loop().time() + _QUIET_SECONDS
-        self._waiting.clear()
 
 
 def _happening(event: EventView) -> Happening:
