@@ -615,10 +615,30 @@ class Answering:
             client.sendall(self._answer)
 
 
+class TestCordon:
+    def test_it_and_its_end(self, service):
+        now(service.world.add_node("edge-1", kind="edge", organization_id=uuid4()))
+        result = service.call("cordon", "edge-1", "--reason", "a new disk")
+        assert (result.exit_code, result.stdout) == (
+            0,
+            "edge-1: it gets no new work, and nothing comes home to it; what runs there stays\n",
+        )
+        assert "cordoned" in service.call("nodes").stdout
+        found = json.loads(service.call("uncordon", "edge-1", "-o", "json").stdout)
+        assert (found["cordoned"], found["changed"]) == (False, True)
+        assert service.call("uncordon", "edge-1").stdout == "edge-1: it was not cordoned\n"
+
+    def test_what_is_refused(self, service):
+        result = service.call("cordon", "nowhere", "--reason", "a")
+        assert (result.exit_code, "no edge node nowhere" in result.stderr) == (1, True)
+        assert service.call("cordon", "edge-1").exit_code == 2
+
+
 def test_help_of_every_command():
     for command in (
         *(["nodes"], ["processors"], ["events"], ["moves"], ["guard"], ["guard", "confirm"]),
         *(["brake"], ["brake", "status"], ["brake", "override"], ["brake", "clear"]),
+        *(["cordon"], ["uncordon"]),
     ):
         assert invoke([*command, "--help"]).exit_code == 0
 

@@ -216,6 +216,42 @@ class MemoryViews:
         self.wakes += 1
         return await self.brake_status()
 
+    async def cordon(self, name: str, organization_id: UUID | None, reason: str, by: str) -> bool:
+        number = self._node(name, organization_id)
+        if self.nodes[number].cordoned:
+            return False
+        changes = {"cordoned": True, "cordon_cause": reason}
+        self.nodes[number] = replace(self.nodes[number], **changes)  # type: ignore[arg-type]
+        self.tell("cordon", "cordoned", f"by {by}: {reason}", node_name=name)
+        self.wakes += 1
+        return True
+
+    async def uncordon(self, name: str, organization_id: UUID | None, by: str) -> bool:
+        number = self._node(name, organization_id)
+        if self.nodes[number].status == "decommissioned":
+            raise OperatorRefused(f"node: {name} is decommissioned: it has to register first")
+        if not self.nodes[number].cordoned:
+            return False
+        self.nodes[number] = replace(self.nodes[number], cordoned=False, cordon_cause=None)
+        self.tell("cordon", "uncordoned", f"by {by}", node_name=name)
+        self.wakes += 1
+        return True
+
+    def _node(self, name: str, organization_id: UUID | None) -> int:
+        self._answer()
+        found = [
+            number
+            for number, node in enumerate(self.nodes)
+            if node.name == name
+            and node.edge_node_id
+            and organization_id in (None, node.organization_id)
+        ]
+        if not found:
+            raise OperatorRefused(f"node: there is no edge node {name}")
+        if len(found) > 1:
+            raise OperatorRefused(f"node: {len(found)} organizations have a node {name}: name one")
+        return found[0]
+
     async def list_moves(self, query: MoveQuery) -> MovePage:
         self._answer()
         found = [m for m in reversed(self.moves) if _move_matches(m, query)]

@@ -45,6 +45,7 @@ _OF_MIGRATIONS = ("config_db", "log_level", "log_format")
 
 _LATE: Mapping[str, str] = {
     "brake": "dory_orchestrator.commands.operate:brake_group",
+    "cordon": "dory_orchestrator.commands.operate:cordon_command",
     "events": "dory_orchestrator.commands.operate:events_command",
     "fleet": "dory_orchestrator.commands.fleet:fleet_group",
     "guard": "dory_orchestrator.commands.operate:guard_group",
@@ -53,6 +54,7 @@ _LATE: Mapping[str, str] = {
     "nodes": "dory_orchestrator.commands.operate:nodes_command",
     "processors": "dory_orchestrator.commands.operate:processors_command",
     "simulate": "dory_orchestrator.commands.simulate:simulate_command",
+    "uncordon": "dory_orchestrator.commands.operate:uncordon_command",
 }
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

@@ -1084,6 +1084,21 @@ class FleetViews(Protocol):
         """
         ...
 
+    async def cordon(self, name: str, organization_id: UUID | None, reason: str, by: str) -> bool:
+        """Give an edge node no work that it has not; what runs there stays. False: it was
+        cordoned already, for whatever reason.
+
+        Raises OperatorRefused when there is no such node, or several, and no organization is
+        given.
+        """
+        ...
+
+    async def uncordon(self, name: str, organization_id: UUID | None, by: str) -> bool:
+        """Give it work again. False: it was not cordoned. Raises OperatorRefused as `cordon`, and
+        for one that is decommissioned.
+        """
+        ...
+
     async def list_moves(self, query: MoveQuery) -> MovePage:
         """Moves; see MoveQuery."""
         ...

@@ -432,7 +432,8 @@ async def test_a_decommissioned_node_is_left_with_its_state_and_gets_no_work(dat
         await asyncio.sleep(2 * STABLE_SECONDS)
         assert (await fleet.rows())["one"]["pod_uid"] == row["pod_uid"]
         before = await count_of(fleet, "one")
-        await fleet.execute("DELETE FROM orchestrator.cordons")
+        code, out, err = await command("uncordon", "edge-1", "--url", fleet.service.url)
+        assert code == 0, out + err
         await eventually(lambda: lives_on(fleet, "one", "edge-1"), 40)
         assert await count_of(fleet, "one") >= before
 

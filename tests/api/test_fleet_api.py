@@ -316,7 +316,11 @@ async def test_wrong_methods_are_405(service, path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/guard/confirm", "/guard/adopt", "/brake/override", "/brake/clear"]
+    "path",
+    [
+        *("/guard/confirm", "/guard/adopt", "/brake/override", "/brake/clear"),
+        *("/nodes/cordon", "/nodes/uncordon"),
+    ],
 )
 async def test_decisions_are_posts(service, path):
     answer = await service.http.get(FLEET + path)
@@ -505,12 +509,16 @@ class TestWithATokenOfOperators:
         return ("operator",)
 
     @pytest.mark.parametrize(
-        "path", ["guard/confirm", "guard/adopt", "brake/override", "brake/clear"]
+        "path",
+        [
+            *("guard/confirm", "guard/adopt", "brake/override", "brake/clear"),
+            *("nodes/cordon", "nodes/uncordon"),
+        ],
     )
     @pytest.mark.parametrize("header", [{}, {"authorization": "Bearer state"}])
     async def test_changes_need_it(self, service, fleet, path, header):
         await fleet.hold(all=0)
-        body = {"processors": "all", "for_seconds": 60, "reason": "a"}
+        body = {"processors": "all", "for_seconds": 60, "reason": "a", "node": "edge-1"}
         answer = await service.http.post(f"{FLEET}/{path}", json=body, headers=header)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert service.views.wakes == 0
@@ -533,3 +541,38 @@ class TestWithATokenOfOperators:
     )
     async def test_reading_is_open(self, service, path):
         await get(service, path)
+
+
+class TestCordon:
+    async def test_it_and_its_end(self, service, fleet):
+        await fleet.add_node("edge-1", organization_id=uuid4())
+        body = {"node": "edge-1", "reason": "a new disk", "by": "eva"}
+        answer = await service.http.post(f"{FLEET}/nodes/cordon", json=body)
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {
+                "node": "edge-1",
+                "cordoned": True,
+                "changed": True,
+                "message": "it gets no new work, and nothing comes home to it; what runs there"
+                " stays",
+            },
+        )
+        answer = await service.http.post(f"{FLEET}/nodes/cordon", json=body)
+        assert (answer.json()["changed"], answer.json()["message"]) == (
+            *(False, "it was cordoned already"),
+        )
+        body = {"node": "edge-1", "organization": str(service.views.nodes[0].organization_id)}
+        answer = await service.http.post(f"{FLEET}/nodes/uncordon", json=body)
+        assert (answer.json()["cordoned"], answer.json()["changed"]) == (False, True)
+
+    async def test_what_cannot_be_is_refused_with_a_reason(self, service, fleet):
+        body = {"node": "nowhere", "reason": "a"}
+        answer = await service.http.post(f"{FLEET}/nodes/cordon", json=body)
+        assert (answer.status_code, answer.json()) == (
+            409,
+            {"error": "node: there is no edge node nowhere"},
+        )
+        for wrong in ({}, {"node": "a"}, {"node": "", "reason": "a"}, {"node": "a", "reason": ""}):
+            answer = await service.http.post(f"{FLEET}/nodes/cordon", json=wrong)
+            assert answer.status_code == 400

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -544,6 +545,56 @@ class TestMoves:
         assert [ids.index(move.id) for move in page.moves] == expected
 
 
+class TestCordon:
+    async def find(self, world: Any, name: str = "edge-1") -> Any:
+        (found,) = (await world.views.list_nodes(NodeQuery(prefix=name))).nodes
+        return found
+
+    async def test_it_and_its_end(self, world):
+        await world.add_node("edge-1", kind="edge", organization_id=ORGANIZATION)
+        assert await world.views.cordon("edge-1", None, "a new disk", "eva")
+        found = await self.find(world)
+        assert (found.cordoned, found.cordon_cause) == (True, "a new disk")
+        assert not await world.views.cordon("edge-1", ORGANIZATION, "another reason", "otto")
+        assert (await self.find(world)).cordon_cause == "a new disk"
+
+        assert await world.views.uncordon("edge-1", None, "otto")
+        found = await self.find(world)
+        assert (found.cordoned, found.cordon_cause) == (False, None)
+        assert not await world.views.uncordon("edge-1", None, "otto")
+        events = (await world.views.list_events(EventQuery(kind="cordon"))).events
+        assert [(event.reason, event.detail, event.node_name) for event in events] == [
+            ("uncordoned", "by otto", "edge-1"),
+            ("cordoned", "by eva: a new disk", "edge-1"),
+        ]
+
+    async def test_one_that_was_decommissioned_and_registered_anew(self, world):
+        await world.add_node("edge-1", organization_id=ORGANIZATION, cordon="decommissioned")
+        assert await world.views.uncordon("edge-1", None, "eva")
+        assert not (await self.find(world)).cordoned
+
+    async def test_only_edge_nodes_that_are_known(self, world):
+        await world.add_node("cloud-1", kind="application")
+        for name in ("cloud-1", "nowhere"):
+            for work in (
+                world.views.cordon(name, None, "why", "eva"),
+                world.views.uncordon(name, None, "eva"),
+            ):
+                with pytest.raises(OperatorRefused, match=f"no edge node {name}"):
+                    await work
+        assert (await world.views.list_events(EventQuery())).events == []
+
+    async def test_of_two_with_one_name_the_organization_tells_which(self, world):
+        other = uuid4()
+        await world.add_node("edge-1", organization_id=ORGANIZATION)
+        await world.add_node("edge-1", organization_id=other)
+        with pytest.raises(OperatorRefused, match="2 organizations have a node edge-1"):
+            await world.views.cordon("edge-1", None, "why", "eva")
+        assert await world.views.cordon("edge-1", other, "why", "eva")
+        nodes = (await world.views.list_nodes(NodeQuery())).nodes
+        assert {node.organization_id for node in nodes if node.cordoned} == {other}
+
+
 async def test_decisions_wake_the_leader(world):
     await world.hold(all=0)
     await world.add_processor("a", state="held", reason="epoch_ahead", pod_epoch=2)
@@ -557,6 +608,12 @@ async def test_decisions_wake_the_leader(world):
     assert await world.woken() == 3
     await world.views.clear_brake_override("eva")
     assert await world.woken() == 4
+    await world.add_node("edge-1", organization_id=ORGANIZATION)
+    woken = await world.woken()
+    await world.views.cordon("edge-1", None, "why", "eva")
+    assert await world.woken() == woken + 1
+    await world.views.uncordon("edge-1", None, "eva")
+    assert await world.woken() == woken + 2
 
 
 async def test_summary(world):

@@ -19,6 +19,8 @@ from dory_orchestrator.api.fleet_bodies import (
     BrakeDecisionAnswer,
     ClearRequest,
     ConfirmRequest,
+    CordonAnswer,
+    CordonRequest,
     EventsAnswer,
     EventsQuery,
     GuardAnswer,
@@ -33,6 +35,7 @@ from dory_orchestrator.api.fleet_bodies import (
     ProcessorsAnswer,
     ProcessorsQuery,
     SummaryAnswer,
+    UncordonRequest,
 )
 from dory_orchestrator.api.parameters import (
     ParameterError,
@@ -161,6 +164,37 @@ class FleetApi:
         status = await self._views.clear_brake_override(body.by)
         _log.warning("override of the brake cleared", by=body.by)
         return _decided(status, _clearing_does(status))
+
+    async def cordon(self, request: Request) -> Response:
+        """200 with whether it changed anything; 409 when there is no such node, or several."""
+        body = await self._decision(request, CordonRequest)
+        changed = await self._views.cordon(
+            body.node, _given(body.organization), body.reason, body.by
+        )
+        _log.warning("cordoned", node=body.node, by=body.by, reason=body.reason, changed=changed)
+        message = "it gets no new work, and nothing comes home to it; what runs there stays"
+        return _answer(
+            CordonAnswer,
+            node=body.node,
+            cordoned=True,
+            changed=changed,
+            message=message if changed else "it was cordoned already",
+        )
+
+    async def uncordon(self, request: Request) -> Response:
+        """200 with whether it changed anything; 409 as for `cordon`, and when it is
+        decommissioned."""
+        body = await self._decision(request, UncordonRequest)
+        changed = await self._views.uncordon(body.node, _given(body.organization), body.by)
+        _log.warning("uncordoned", node=body.node, by=body.by, changed=changed)
+        message = "it gets work again, and what is away from home comes back once it is well"
+        return _answer(
+            CordonAnswer,
+            node=body.node,
+            cordoned=False,
+            changed=changed,
+            message=message if changed else "it was not cordoned",
+        )
 
     async def _decision(self, request: Request, type_: type[T]) -> T:
         """The body of a request that changes the fleet. Raises BodyError, Denied."""

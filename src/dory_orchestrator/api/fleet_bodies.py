@@ -490,6 +490,54 @@ class ClearRequest(Struct):
     by: By = "an operator"
 
 
+NodeName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=253,
+        pattern=_NO_CONTROL_CHARACTERS,
+        description="Name of an edge node.",
+    ),
+]
+OrganizationId = Annotated[
+    UUID | UnsetType, Meta(description="Needed where two organizations have a node of this name.")
+]
+
+
+class CordonRequest(Struct):
+    """Gives an edge node no work that it has not."""
+
+    node: NodeName
+    reason: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=500,
+            pattern=_NO_CONTROL_CHARACTERS,
+            description="Why, for the record.",
+        ),
+    ]
+    organization: OrganizationId = UNSET
+    by: By = "an operator"
+
+
+class UncordonRequest(Struct):
+    """Gives an edge node work again."""
+
+    node: NodeName
+    organization: OrganizationId = UNSET
+    by: By = "an operator"
+
+
+class CordonAnswer(Struct):
+    """Whether the edge node is cordoned now."""
+
+    node: str
+    cordoned: bool
+    changed: Annotated[bool, Meta(description="False: it was so before.")]
+    message: Annotated[str, Meta(description="What that does, in a sentence.")]
+
+
 class AdoptAnswer(Struct):
     """Whose pods own them now."""
 

@@ -28,6 +28,8 @@ from dory_orchestrator.api.fleet_bodies import (
     BrakeDecisionAnswer,
     ClearRequest,
     ConfirmRequest,
+    CordonAnswer,
+    CordonRequest,
     EventsAnswer,
     EventsQuery,
     GuardAnswer,
@@ -41,6 +43,7 @@ from dory_orchestrator.api.fleet_bodies import (
     ProcessorsAnswer,
     ProcessorsQuery,
     SummaryAnswer,
+    UncordonRequest,
 )
 from dory_orchestrator.api.health import Health
 from dory_orchestrator.api.openapi import Operation, describe, document_response, page_response
@@ -308,6 +311,32 @@ def _decisions(fleet: FleetApi) -> Sequence[tuple[Operation, Handler]]:
                 security="operatorToken",
             ),
             fleet.clear,
+        ),
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/nodes/cordon",
+                "Cordon an edge node",
+                "It gets no new work, and nothing comes home to it; what runs there stays.",
+                {200: CordonAnswer},
+                request=CordonRequest,
+                errors=errors,
+                security="operatorToken",
+            ),
+            fleet.cordon,
+        ),
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/nodes/uncordon",
+                "Uncordon an edge node",
+                "It gets work again. One that was decommissioned has to register before.",
+                {200: CordonAnswer},
+                request=UncordonRequest,
+                errors=errors,
+                security="operatorToken",
+            ),
+            fleet.uncordon,
         ),
     ]
 

@@ -395,6 +395,66 @@ def adopt_command(
         click.echo(f"adopted {len(answer['adopted'])}")
 
 
+# Nodes -------------------------------------------------------------------------------------
+
+
+_organization = click.option(
+    "--organization",
+    type=click.UUID,
+    metavar="ID",
+    help="Where two organizations have a node of this name.",
+)
+
+
+@click.command("cordon")
+@click.argument("node")
+@click.option("--reason", required=True, metavar="TEXT", help="Why, for the record.")
+@_organization
+@_by
+@_plain
+def cordon_command(
+    node: str,
+    reason: str,
+    organization: UUID | None,
+    by: str | None,
+    url: str | None,
+    data_dir: Path,
+    output: str,
+) -> None:
+    """Give an edge node no new work, and let nothing come home to it; what runs there stays."""
+    body = {"node": node, "reason": reason, "by": by or _whoami()}
+    _decide_node(_target(url, data_dir, output), "/nodes/cordon", body, organization)
+
+
+@click.command("uncordon")
+@click.argument("node")
+@_organization
+@_by
+@_plain
+def uncordon_command(
+    node: str,
+    organization: UUID | None,
+    by: str | None,
+    url: str | None,
+    data_dir: Path,
+    output: str,
+) -> None:
+    """Give an edge node work again: what is away from home comes back once it is well."""
+    body = {"node": node, "by": by or _whoami()}
+    _decide_node(_target(url, data_dir, output), "/nodes/uncordon", body, organization)
+
+
+def _decide_node(
+    target: Target, path: str, body: Mapping[str, Any], organization: UUID | None
+) -> None:
+    chosen = {} if organization is None else {"organization": str(organization)}
+    answer = _run(target, lambda api: api.post(path, {**body, **chosen}))
+    if target.as_json:
+        _show_json(answer)
+    else:
+        click.echo(tables.clean(f"{answer['node']}: {answer['message']}"))
+
+
 # The brake ---------------------------------------------------------------------------------
 
 

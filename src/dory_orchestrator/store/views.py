@@ -203,6 +203,32 @@ class PostgresViews:
 
         return await self._write("clear_brake_override", work)
 
+    async def cordon(self, name: str, organization_id: UUID | None, reason: str, by: str) -> bool:
+        """See FleetViews."""
+
+        async def work(connection: Connection) -> bool:
+            node = await _locked_node(connection, name, organization_id)
+            if not await connection.fetchval(_QUERIES["cordon"], node["id"], reason):
+                return False
+            await _tell_cordon(connection, "cordoned", f"by {by}: {reason}", name)
+            return True
+
+        return await self._write("cordon", work)
+
+    async def uncordon(self, name: str, organization_id: UUID | None, by: str) -> bool:
+        """See FleetViews."""
+
+        async def work(connection: Connection) -> bool:
+            node = await _locked_node(connection, name, organization_id)
+            if node["status"] == "decommissioned":
+                raise OperatorRefused(f"node: {name} is decommissioned: it has to register first")
+            if not await connection.fetchval(_QUERIES["uncordon"], node["id"]):
+                return False
+            await _tell_cordon(connection, "uncordoned", f"by {by}", name)
+            return True
+
+        return await self._write("uncordon", work)
+
     async def list_moves(self, query: MoveQuery) -> MovePage:
         """See FleetViews."""
         filters = (query.processor_id, query.node, query.kind, query.under_way, query.outcome)
@@ -331,6 +357,24 @@ async def _waiting(connection: Connection, reason: Reason) -> tuple[int, list[He
     count = await connection.fetchval(_QUERIES["count_waiting"], reason)
     rows = await connection.fetch(_QUERIES["list_waiting"], reason, _NAMED_MAX)
     return count, [HeldProcessor(**row) for row in rows]
+
+
+async def _locked_node(
+    connection: Connection, name: str, organization_id: UUID | None
+) -> Mapping[str, Any]:
+    """Raises OperatorRefused when it is none, or not the only one."""
+    rows = await connection.fetch(_QUERIES["lock_nodes_named"], name, organization_id)
+    if not rows:
+        raise OperatorRefused(f"node: there is no edge node {name}")
+    if len(rows) > 1:
+        raise OperatorRefused(f"node: {len(rows)} organizations have a node {name}: name one")
+    found: Mapping[str, Any] = rows[0]
+    return found
+
+
+async def _tell_cordon(connection: Connection, reason: str, detail: str, name: str) -> None:
+    await connection.execute(_QUERIES["tell_cordon"], reason, detail, name)
+    await connection.execute(_QUERIES["wake_leader"])
 
 
 async def _brake_status(connection: Connection) -> BrakeStatus:

@@ -426,6 +426,26 @@ RETURNING true
 -- $1 reason, $2 detail.
 INSERT INTO orchestrator.events (kind, reason, detail) VALUES ('brake', $1, $2)
 
+-- lock_nodes_named --
+-- $1 name, $2 organization, if it is given.
+SELECT id, status::text AS status FROM edge_nodes
+WHERE name = $1 AND ($2::uuid IS NULL OR organization_id = $2)
+ORDER BY id
+FOR NO KEY UPDATE
+
+-- cordon --
+-- $1 edge node, $2 why. No row when it was cordoned before.
+INSERT INTO orchestrator.cordons (edge_node_id, cause, cordoned_at) VALUES ($1, $2, now())
+ON CONFLICT (edge_node_id) DO NOTHING
+RETURNING true
+
+-- uncordon --
+DELETE FROM orchestrator.cordons WHERE edge_node_id = $1 RETURNING true
+
+-- tell_cordon --
+-- $1 reason, $2 detail, $3 name of the node.
+INSERT INTO orchestrator.events (kind, reason, detail, node_name) VALUES ('cordon', $1, $2, $3)
+
 -- list_moves --
 -- $1 limit, $2 below this id, $3 processor, $4 node that is left or reached, $5 kind, $6 whether
 -- it has not ended, $7 outcome. The newest first.
