@@ -286,12 +286,12 @@ async def test_a_namespace_that_may_not_be_looked_at_is_told():
     rig.cluster.hidden = {"plants": "pods is forbidden", "zoo": "pods is forbidden"}
     rig.observer = Observer(rig.cluster, lambda: None)
     async with rig:
-        assert rig.told() is HealthStatus.DEGRADED
+        assert rig.status is HealthStatus.HEALTHY, "one wrong row makes nobody unready"
         assert rig.message == (
-            "namespace plants (and 1 more) cannot be looked at: pods is forbidden"
+            "memory answers; namespace plants (and 1 more) cannot be looked at: pods is forbidden"
         )
         assert rig.nodes == {"a"}
         rig.cluster.hidden = {}
         rig.cluster.add_node(Node("b", ready=True))
         await asyncio.sleep(0.001)
-        assert rig.told() is HealthStatus.HEALTHY
+        assert rig.message == "memory answers"

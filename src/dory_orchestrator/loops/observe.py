@@ -128,10 +128,14 @@ class Observer:
             # It answers, and does not show what is needed: a right that is missing, mostly.
             message = f"it cannot be observed: {self._blind_because}"
             return ComponentHealth(HealthStatus.UNHEALTHY, message)
-        if self._current is not None and self._current.hidden:
-            name, reason = min(self._current.hidden.items())
-            others = len(self._current.hidden) - 1
-            more = f" (and {others} more)" if others else ""
-            message = f"namespace {name}{more} cannot be looked at: {reason}"
-            return ComponentHealth(HealthStatus.DEGRADED, message)
-        return ComponentHealth(HealthStatus.HEALTHY, f"{self._version} answers")
+        return ComponentHealth(HealthStatus.HEALTHY, f"{self._version} answers{self._hidden()}")
+
+    def _hidden(self) -> str:
+        """Which namespaces are left out. That is told, and no more: one row that names a wrong one
+        must make nobody unready, nor wake anybody; its processor says that it waits for it."""
+        hidden = {} if self._current is None else self._current.hidden
+        if not hidden:
+            return ""
+        name, reason = min(hidden.items())
+        more = f" (and {len(hidden) - 1} more)" if len(hidden) > 1 else ""
+        return f"; namespace {name}{more} cannot be looked at: {reason}"
