@@ -144,6 +144,8 @@ async def test_the_description_names_what_is_served(service: Service):
         "/api/v1/fleet/brake",
         "/api/v1/fleet/brake/override",
         "/api/v1/fleet/brake/clear",
+        "/api/v1/fleet/nodes/cordon",
+        "/api/v1/fleet/nodes/uncordon",
         "/api/v1/fleet/summary",
         "/healthz",
         "/readyz",
