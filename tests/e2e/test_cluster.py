@@ -172,7 +172,7 @@ async def story(made: Ground, service: RealService, connection: Any) -> None:
     rolled = await eventually(is_new, 90)
     await eventually(lambda: count(rolled) >= before, 20)
     await eventually(lambda: row_of(service, "away", cloud), 90)
-    await asyncio.sleep(2 * INTERVAL_SECONDS)  # a checkpoint of the new one
+    await eventually(lambda: is_kept(connection, rolled), 30)
 
     # Fail over.
     before = count(rolled)
@@ -193,6 +193,12 @@ async def story(made: Ground, service: RealService, connection: Any) -> None:
     # Clean up.
     await connection.execute("UPDATE processors SET status = 'terminated'")
     await eventually(lambda: is_cleaned(made, service), 60)
+
+
+async def is_kept(connection: Any, row: dict[str, Any]) -> bool:
+    """Whether there is a checkpoint of this very pod."""
+    kept = "SELECT EXISTS (SELECT FROM orchestrator.checkpoints WHERE pod_uid = $1)"
+    return bool(await connection.fetchval(kept, row["pod_uid"]))
 
 
 async def is_told(made: Ground, name: str, reason: str, namespace: str | None = None) -> bool:

@@ -1,5 +1,6 @@
 """A sentinel: deleting one ConfigMap deletes all pods of its namespace. Only if it is wished."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -43,6 +44,14 @@ async def test_each_namespace_has_its_own(tmp_path: Path) -> None:
                 ("dory-sentinel", sentinel_uid(world, spec.namespace))
             ]
         assert len(world.server.all("configmaps")) == 2
+
+
+async def test_first_creations_side_by_side_share_one(tmp_path: Path) -> None:
+    async with world_with_sentinel(tmp_path) as world:
+        specs = [a_spec() for _ in range(8)]
+        await asyncio.gather(*(world.cluster.create_pod(spec) for spec in specs))
+        uid = sentinel_uid(world, "default")
+        assert all(owners_of(world, spec) == [("dory-sentinel", uid)] for spec in specs)
 
 
 async def test_a_new_one_owns_pods_to_come(tmp_path: Path) -> None:

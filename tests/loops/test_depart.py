@@ -36,8 +36,8 @@ HOUR = 3_600.0
 
 
 class Rig:
-    def __init__(self) -> None:
-        self.cluster, self.told = MemoryCluster(), list[Event]()
+    def __init__(self, cluster: MemoryCluster | None = None) -> None:
+        self.cluster, self.told = cluster or MemoryCluster(), list[Event]()
         loop = asyncio.get_running_loop()
         self.store = MemoryCheckpointStore(clock=lambda: 1_000_000.0 + loop.time())
         self.lease = Lease("leader", 1)
@@ -65,8 +65,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Rig]:
-    rig = Rig()
+async def running(cluster: MemoryCluster | None = None) -> AsyncIterator[Rig]:
+    rig = Rig(cluster)
     term = await rig.store.hold_lease("leader", None, 1e9)
     assert term is not None
     rig.lease = Lease("leader", term)
@@ -156,6 +156,24 @@ async def test_a_cluster_that_does_not_do_it_is_asked_again(error: ClusterError)
         rig.cluster.error = None
         await asyncio.sleep(700)
         assert KEY not in rig.cluster.states
+
+
+class Guarded(MemoryCluster):
+    """Gives no right to remove the document of one processor."""
+
+    async def remove_state(self, namespace: str, processor_id: UUID, *, version: str) -> None:
+        if processor_id == KEY:
+            raise ClusterRefused(Refusal.FORBIDDEN, "configmaps is forbidden")
+        await super().remove_state(namespace, processor_id, version=version)
+
+
+async def test_one_that_may_not_be_removed_holds_up_no_other() -> None:
+    async with running(Guarded()) as rig:
+        await rig.go()
+        await rig.go(UUID(int=8))
+        await asyncio.sleep(2 * HOUR)
+        assert list(rig.cluster.states) == [KEY]
+        assert list(rig.store.departed) == [KEY]
 
 
 async def test_where_nothing_is_there_is_nothing_to_do() -> None:

@@ -173,12 +173,8 @@ class FleetApi:
         )
         _log.warning("cordoned", node=body.node, by=body.by, reason=body.reason, changed=changed)
         message = "it gets no new work, and nothing comes home to it; what runs there stays"
-        return _answer(
-            CordonAnswer,
-            node=body.node,
-            cordoned=True,
-            changed=changed,
-            message=message if changed else "it was cordoned already",
+        return _cordoned(
+            body.node, True, changed, message if changed else "it was cordoned already"
         )
 
     async def uncordon(self, request: Request) -> Response:
@@ -188,13 +184,7 @@ class FleetApi:
         changed = await self._views.uncordon(body.node, _given(body.organization), body.by)
         _log.warning("uncordoned", node=body.node, by=body.by, changed=changed)
         message = "it gets work again, and what is away from home comes back once it is well"
-        return _answer(
-            CordonAnswer,
-            node=body.node,
-            cordoned=False,
-            changed=changed,
-            message=message if changed else "it was not cordoned",
-        )
+        return _cordoned(body.node, False, changed, message if changed else "it was not cordoned")
 
     async def _decision(self, request: Request, type_: type[T]) -> T:
         """The body of a request that changes the fleet. Raises BodyError, Denied."""
@@ -306,6 +296,10 @@ def _clearing_does(status: BrakeStatus) -> str:
 def _decided(status: BrakeStatus, message: str) -> Response:
     values = {name: getattr(status, name) for name in BrakeAnswer.__struct_fields__}
     return _answer(BrakeDecisionAnswer, **values, message=message)
+
+
+def _cordoned(node: str, cordoned: bool, changed: bool, message: str) -> Response:
+    return _answer(CordonAnswer, node=node, cordoned=cordoned, changed=changed, message=message)
 
 
 def _given(value: T | UnsetType) -> T | None:

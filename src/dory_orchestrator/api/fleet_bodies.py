@@ -442,6 +442,15 @@ By = Annotated[
         description="Who decides, for the record.",
     ),
 ]
+Why = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=500,
+        pattern=_NO_CONTROL_CHARACTERS,
+        description="Why, for the record.",
+    ),
+]
 GroupName = Annotated[str, Meta(max_length=1000, pattern=r"^[^\x00]*$")]
 ProcessorIds = Annotated[list[UUID], Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0, le=_INT64_MAX)]
@@ -472,15 +481,7 @@ class OverrideRequest(Struct):
     for_seconds: Annotated[
         float, Meta(ge=1, le=OVERRIDE_SECONDS_MAX, description="For how long, from now on.")
     ]
-    reason: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            max_length=500,
-            pattern=_NO_CONTROL_CHARACTERS,
-            description="Why, for the record.",
-        ),
-    ]
+    reason: Why
     by: By = "an operator"
 
 
@@ -508,15 +509,7 @@ class CordonRequest(Struct):
     """Gives an edge node no work that it has not."""
 
     node: NodeName
-    reason: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            max_length=500,
-            pattern=_NO_CONTROL_CHARACTERS,
-            description="Why, for the record.",
-        ),
-    ]
+    reason: Why
     organization: OrganizationId = UNSET
     by: By = "an operator"
 

@@ -23,7 +23,6 @@ _SECONDS = 600.0
 _AT_ONCE_MAX = 200
 _CALL_SECONDS = 15.0
 _NOTHING_THERE = (Refusal.NOT_FOUND, Refusal.NAMESPACE_MISSING)
-_SOMEBODY_WRITES = (Refusal.CONFLICT,)
 
 
 class DepartedStates:
@@ -76,9 +75,13 @@ class DepartedStates:
         try:
             removed = await self._seeder.put_away(lease, self._cluster, state)
         except ClusterRefused as refused:
-            if refused.reason in _SOMEBODY_WRITES:
-                return False
             if refused.reason not in _NOTHING_THERE:
-                raise
+                # Somebody writes it, or this namespace gives no right to: others may.
+                _log.info(
+                    "the state of a processor that is gone stays for now",
+                    processor_id=str(state.processor_id),
+                    error=str(refused),
+                )
+                return False
         await self._store.forget_departed_state(lease, state)
         return removed

@@ -226,15 +226,26 @@ class KubernetesCluster:
         if name is None:
             return None
         if (found := await self._config_map(namespace, name)) is None:
-            body = sentinel_of(name, namespace)
-            answer = await self._connection.send(
+            await self._make_sentinel(namespace, name)
+            found = await self._config_map(namespace, name)
+        if found is None:
+            raise ClusterUnavailable(f"the sentinel {name} was deleted as it was made")
+        return found.metadata.uid
+
+    async def _make_sentinel(self, namespace: str, name: str) -> None:
+        """Creations run side by side: each of the first ones finds none, and one of them makes
+        it."""
+        body = sentinel_of(name, namespace)
+        try:
+            await self._connection.send(
                 lambda apis: apis.core.create_namespaced_config_map_without_preload_content(
                     namespace, body
                 ),
                 timeout_seconds=_CALL_SECONDS,
             )
-            found = _decoded(answer, ConfigMap)
-        return found.metadata.uid
+        except ClusterRefused as refused:
+            if refused.reason is not Refusal.ALREADY_EXISTS:
+                raise
 
     async def _config_map(self, namespace: str, name: str) -> ConfigMap | None:
         """None when there is none. Raises ClusterRefused, ClusterUnavailable."""
