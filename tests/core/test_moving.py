@@ -10,6 +10,7 @@ from dory_orchestrator.core.model import Gap, Move, MoveKind
 from dory_orchestrator.core.moving import Home, may_go_home, may_leave, measure
 from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState, NodeVerdict
 from dory_orchestrator.core.plan import Reason
+from dory_orchestrator.core.why import Trail
 
 ROW = an_edge_row("edge-1")
 OFF = BrakeVerdict(False, BrakeRecord(), BrakeReason.CLEAR, "", frozenset(), 0)
@@ -44,7 +45,7 @@ DEAD, SUSPECT = verdict(NodeState.OFFLINE), verdict(NodeState.SUSPECT)
     ],
 )
 def test_who_may_leave(row, found, brake, reason):
-    no = may_leave("edge-1", row, found, brake)
+    no = may_leave("edge-1", row, found, brake, Trail())
     assert (no.reason if no else None) is reason
     assert no is None or "edge-1" in no.detail
 
@@ -82,7 +83,7 @@ HOME = Home(row=ROW, node=an_edge_node("edge-1"), verdict=WELL, is_taken=False)
 )
 def test_who_may_go_home(home, changes, said):
     given = {"brake": OFF, "now": START + 1, "is_manual": False, "ready": True} | changes
-    no = may_go_home(home, given.pop("brake"), **given)
+    no = may_go_home(home, given.pop("brake"), Trail(), **given)
     if said is None:
         assert no is None
     else:

@@ -5,12 +5,13 @@ one heartbeat interval is seen whole, and the brake is on before the first move.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from uuid import UUID
 
 from dory_orchestrator.core.model import Limits
 from dory_orchestrator.core.node_health import NodeState, NodeVerdict
+from dory_orchestrator.core.why import Rule, Trail, Why
 
 DEAF_NODES_MIN = 2
 """One silent node says nothing about us."""
@@ -54,6 +55,7 @@ class BrakeVerdict:
     suspects: frozenset[UUID]
     counted: int
     wake_at: float | None = None
+    why: Why = field(default=Why(), compare=False)
 
 
 def judge(
@@ -69,14 +71,38 @@ def judge(
     `nodes` holds the verdicts of this cycle by edge node. `moved_away` are those that all
     processors have left: they have nothing to lose, and do not count.
     """
-    overridden = record.override_until is not None and now < record.override_until
+    trail = Trail()
+    verdict = _judge(nodes, moved_away, record, now, limits, trail)
+    facts = {
+        "nodes": len(nodes),
+        "counted_nodes": verdict.counted,
+        "suspect_nodes": len(verdict.suspects),
+        "left_by_all_nodes": len(moved_away),
+        "engaged_seconds_ago": None if record.engaged_at is None else now - record.engaged_at,
+        "window_seconds": limits.brake_window_seconds,
+    }
+    return replace(verdict, why=Why(facts, trail.tried))
+
+
+def _judge(
+    nodes: Mapping[UUID, NodeVerdict],
+    moved_away: frozenset[UUID],
+    record: BrakeRecord,
+    now: float,
+    limits: Limits,
+    trail: Trail,
+) -> BrakeVerdict:
+    until = record.override_until
+    overridden = trail.ask(
+        Rule.OVERRIDDEN, until is not None and now < until, None if until is None else until - now
+    )
     held = record.engaged_at is not None and record.override_until is None
     counted = _counted(nodes, moved_away, record, held, limits)
     suspects = frozenset(key for key in counted if nodes[key].is_suspect)
     if overridden:
         return _overridden(record, suspects, counted)
-    reason = _engages(nodes, counted, suspects, limits)
-    if reason is None and held and _still_holds(suspects, counted, limits):
+    reason = _engages(nodes, counted, suspects, limits, trail)
+    if reason is None and _still_holds(suspects, counted, held, limits, trail):
         reason = record.reason or BrakeReason.MANY_SUSPECT
     if reason is None:
         return _off(record, suspects, counted)
@@ -123,20 +149,29 @@ def _engages(
     counted: frozenset[UUID],
     suspects: frozenset[UUID],
     limits: Limits,
+    trail: Trail,
 ) -> BrakeReason | None:
-    if not suspects:
-        return None
-    if len(counted) >= DEAF_NODES_MIN and all(nodes[key].is_deaf_sign for key in counted):
+    deaf_signs = sum(nodes[key].is_deaf_sign for key in counted)
+    deaf = bool(suspects) and len(counted) >= DEAF_NODES_MIN and deaf_signs == len(counted)
+    if trail.ask(Rule.ALL_SILENT_BUT_READY, deaf, deaf_signs, len(counted), DEAF_NODES_MIN):
         return BrakeReason.ALL_SILENT_BUT_READY
-    if len(suspects) >= limits.brake_nodes_min and _share(suspects, counted) >= limits.brake_share:
-        return BrakeReason.MANY_SUSPECT
-    return None
+    share, least = _share(suspects, counted), limits.brake_nodes_min
+    many = len(suspects) >= max(least, 1) and share >= limits.brake_share
+    numbers = (len(suspects), len(counted), share, limits.brake_share, least)
+    return BrakeReason.MANY_SUSPECT if trail.ask(Rule.MANY_SUSPECT, many, *numbers) else None
 
 
-def _still_holds(suspects: frozenset[UUID], counted: frozenset[UUID], limits: Limits) -> bool:
+def _still_holds(
+    suspects: frozenset[UUID],
+    counted: frozenset[UUID],
+    held: bool,
+    limits: Limits,
+    trail: Trail,
+) -> bool:
     """One node alone is no mass: of three nodes it would be a share that never lets go."""
-    share = _share(suspects, counted)
-    return len(suspects) >= DEAF_NODES_MIN and share >= limits.brake_release_share
+    share, below = _share(suspects, counted), limits.brake_release_share
+    holds = held and len(suspects) >= DEAF_NODES_MIN and share >= below
+    return trail.ask(Rule.STILL_MANY, holds, len(suspects), len(counted), share, below)
 
 
 def _overridden(

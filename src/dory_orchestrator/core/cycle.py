@@ -30,6 +30,7 @@ from dory_orchestrator.core.plan import (
 from dory_orchestrator.core.rollout import Progress
 from dory_orchestrator.core.scheduling import loads
 from dory_orchestrator.core.specify import Blueprint, Blueprints
+from dory_orchestrator.core.why import Rule, Scalar, Trail
 
 CRASH_LOOP = "CrashLoopBackOff"
 
@@ -98,6 +99,7 @@ class Cycle:
         self.stopped_rollouts: dict[str, str] = {}
         self.records: list[Record] = []
         self.findings: dict[UUID, Finding] = {}
+        self.trails: defaultdict[UUID, Trail] = defaultdict(Trail)
         self.wake_at: float | None = None
 
     def _sort_pods(self) -> None:
@@ -124,18 +126,23 @@ class Cycle:
                 place = own.node_name if own is not None and own.epoch == pod.epoch else None
             yield place, pod
 
+    def _ask(self, processor_id: UUID, rule: Rule, held: bool, *values: Scalar) -> bool:
+        """Whether a rule holds for a processor; it is kept that it was asked."""
+        return self.trails[processor_id].ask(rule, held, *values)
+
     def _wake(self, at: float) -> None:
         if self.wake_at is None or at < self.wake_at:
             self.wake_at = at
 
-    def _must_wait(self, own: Ownership) -> bool:
+    def _must_wait(self, processor_id: UUID, own: Ownership) -> bool:
         """Whether the next try is not due yet. Not for another configuration: it may be the
         cure."""
         due_at = own.retry_at
-        if due_at is None or due_at <= self.now or own.restart_reason == Reason.CHANGED:
-            return False
-        self._wake(due_at)
-        return True
+        waits = due_at is not None and due_at > self.now and own.restart_reason != Reason.CHANGED
+        if waits and due_at is not None:
+            self._wake(due_at)
+        due_in_seconds = None if due_at is None else due_at - self.now
+        return self._ask(processor_id, Rule.BACK_OFF, waits, own.failures, due_in_seconds)
 
     def _count_missing(self, slug: str, own: Ownership | None) -> None:
         """One that has no pod at the moment: in motion, unless it failed. While those that failed

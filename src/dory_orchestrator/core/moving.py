@@ -7,6 +7,7 @@ from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.model import EdgeNodeRow, Gap, Move, MoveKind, Node
 from dory_orchestrator.core.node_health import NodeVerdict
 from dory_orchestrator.core.plan import Reason
+from dory_orchestrator.core.why import Rule, Trail
 
 _LATE_SECONDS = 1.0
 """A checkpoint may be so much later than its interval without anything being wrong."""
@@ -21,19 +22,30 @@ class No:
 
 
 def may_leave(
-    node_name: str, row: EdgeNodeRow | None, verdict: NodeVerdict, brake: BrakeVerdict
+    node_name: str,
+    row: EdgeNodeRow | None,
+    verdict: NodeVerdict,
+    brake: BrakeVerdict,
+    trail: Trail,
 ) -> No | None:
     """Whether processors of a node that is in trouble may be moved away; None: they may.
 
     `row` is None for an application node: nobody can have forbidden it.
     """
-    if not verdict.is_dead:
+    if trail.ask(Rule.NODE_NOT_DEAD, not verdict.is_dead, node_name, str(verdict.state)):
         return No(Reason.NODE_SUSPECT, f"{node_name}: {verdict.detail}")
-    if row is not None and not row.failover_enabled:
+    disabled = row is not None and not row.failover_enabled
+    if trail.ask(Rule.FAILOVER_DISABLED, disabled, node_name):
         return No(Reason.FAILOVER_DISABLED, f"{node_name} is dead, and its failover is disabled")
-    if brake.engaged:
+    if holds(brake, trail):
         return No(Reason.BRAKE_HELD, f"{node_name} looks dead, and the brake holds: {brake.detail}")
     return None
+
+
+def holds(brake: BrakeVerdict, trail: Trail) -> bool:
+    """Whether the brake keeps everybody where they are."""
+    suspects = len(brake.suspects)
+    return trail.ask(Rule.BRAKE_HELD, brake.engaged, suspects, brake.counted, str(brake.reason))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,33 +60,39 @@ class Home:
 
 
 def may_go_home(
-    home: Home, brake: BrakeVerdict, *, now: float, is_manual: bool, ready: bool
+    home: Home, brake: BrakeVerdict, trail: Trail, *, now: float, is_manual: bool, ready: bool
 ) -> No | None:
     """Whether a processor that lives elsewhere may return; None: it may, if there is room."""
     row, verdict = home.row, home.verdict
-    if row is None or row.status != "online":
+    status = None if row is None else row.status
+    name = None if row is None else row.name
+    offline = trail.ask(Rule.HOME_NOT_ONLINE, status != "online", name, status)
+    if row is None or offline:
         said = "is not in the database" if row is None else f"is {row.status}"
         return No(Reason.AWAY, f"its home {said}")
-    if is_manual:
+    if trail.ask(Rule.FAILBACK_BY_HAND, is_manual):
         return No(
             Reason.AWAY, f"stays away from {row.name}: its template has no automatic failback"
         )
-    if row.cordoned:
+    if trail.ask(Rule.HOME_CORDONED, row.cordoned, name):
         return No(Reason.AWAY, f"stays away from {row.name}, which is cordoned")
-    if verdict is None or verdict.failback_at is None or home.node is None or not home.node.ready:
+    failback_at = None if verdict is None else verdict.failback_at
+    unwell = failback_at is None or home.node is None or not home.node.ready
+    judged = (None, None) if verdict is None else (str(verdict.state), str(verdict.reason))
+    if trail.ask(Rule.HOME_NOT_WELL, unwell, name, *judged) or verdict is None:
         said = "unknown" if verdict is None else verdict.detail
         return No(Reason.AWAY, f"stays away from {row.name}: {said}")
-    if verdict.failback_at > now:
+    left_seconds = max((failback_at or 0.0) - now, 0.0)
+    if trail.ask(Rule.HOME_NOT_STABLE, left_seconds > 0, name, left_seconds):
         return No(
             Reason.AWAY,
-            f"goes home to {row.name} in {verdict.failback_at - now:.0f} s,"
-            f" if it stays well ({verdict.state})",
+            f"goes home to {row.name} in {left_seconds:.0f} s, if it stays well ({verdict.state})",
         )
-    if brake.engaged:
+    if holds(brake, trail):
         return No(Reason.AWAY, f"stays away from {row.name} while the brake holds")
-    if not ready:
+    if trail.ask(Rule.NOT_READY_YET, not ready):
         return No(Reason.AWAY, f"goes home to {row.name} once it is ready")
-    if home.is_taken:
+    if trail.ask(Rule.HOME_TAKEN, home.is_taken, name):
         return No(Reason.AWAY, f"goes home to {row.name} after another")
     return None
 

@@ -6,11 +6,12 @@ counts. Moments are Unix seconds by the database's clock, except when a node's `
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from dory_orchestrator.core.backoff import Backoff
 from dory_orchestrator.core.model import Gap, Limits, Node
+from dory_orchestrator.core.why import Rule, Scalar, Trail, Why
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """How far the cluster's clock may be from the database's."""
@@ -131,6 +132,7 @@ class NodeVerdict:
     wake_at: float | None = None
     failback_at: float | None = None
     well_ago_seconds: float | None = None
+    why: Why = field(default=Why(), compare=False)
 
     @property
     def is_well(self) -> bool:
@@ -210,46 +212,99 @@ def judge(facts: NodeFacts, *, now: float, gaps: Sequence[Gap], limits: Limits) 
     What leaves a doubt stands above what makes a node dead. Every comparison asks whether `now`
     has reached a moment: a clock that is set back only makes us wait.
     """
-    if facts.status == "decommissioned":
+    trail = Trail()
+    verdict = _judge(facts, now, gaps, limits, trail)
+    return replace(verdict, why=Why(_known(facts, verdict, now), trail.tried))
+
+
+def _judge(
+    facts: NodeFacts, now: float, gaps: Sequence[Gap], limits: Limits, trail: Trail
+) -> NodeVerdict:
+    gone = facts.status == "decommissioned"
+    if trail.ask(Rule.DECOMMISSIONED, gone, facts.status):
         return _decommissioned(facts, now, limits)
     deaf_until = max((gap.ended_at for gap in gaps if _covers(gap, now)), default=None)
-    if deaf_until is not None:
+    if trail.ask(Rule.UNHEARD, deaf_until is not None, len(gaps)) and deaf_until is not None:
         return _unheard(facts, now, deaf_until, gaps)
-    found = _look(facts, now, gaps, limits)
+    found = _look(facts, now, gaps, limits, trail)
     if isinstance(found, _Health):
-        return _well(facts, found, now, gaps, limits)
-    return _troubled(facts, found, now, gaps, limits)
+        return _well(facts, found, now, gaps, limits, trail)
+    return _troubled(facts, found, now, gaps, limits, trail)
+
+
+def _known(facts: NodeFacts, verdict: NodeVerdict, now: float) -> dict[str, Scalar]:
+    """What the verdict rests on; moments as ages in seconds."""
+    node, before = facts.node, facts.record
+    return {
+        "in_cluster": node is not None,
+        "ready": node is not None and node.ready,
+        "ready_changed_seconds_ago": _ago(node.ready_changed_at if node else None, now),
+        "status": facts.status,
+        "last_heartbeat_seconds_ago": _ago(facts.last_heartbeat_at, now),
+        "should_beat_since_seconds": _ago(facts.beating_since, now),
+        "pods_answer": str(facts.answering),
+        "state_before": None if before is None else str(before.state),
+        "reason_before": None if before is None else str(before.reason),
+        "in_trouble_seconds": _ago(verdict.record.suspect_since, now),
+        "well_seconds": _ago(verdict.record.well_since, now),
+        "falls_lately": len(verdict.record.falls),
+    }
+
+
+def _ago(at: float | None, now: float) -> float | None:
+    return None if at is None else now - at
 
 
 def _covers(gap: Gap, now: float) -> bool:
     return gap.began_at <= now <= gap.ended_at
 
 
-def _look(facts: NodeFacts, now: float, gaps: Sequence[Gap], limits: Limits) -> _Health | _Trouble:
-    if facts.node is None and (facts.record is None or facts.record.last_well_at is None):
+def _look(
+    facts: NodeFacts, now: float, gaps: Sequence[Gap], limits: Limits, trail: Trail
+) -> _Health | _Trouble:
+    never = facts.node is None and (facts.record is None or facts.record.last_well_at is None)
+    if trail.ask(Rule.NEVER_IN_CLUSTER, never):
         # It registered, but never came: nothing runs there that could have died.
         return _Trouble(
             NodeReason.NOT_IN_CLUSTER, None, now, "the cluster has never had a node of this name"
         )
-    quiet_at = heard_until(_voice_at(facts), limits.heartbeat_stale_seconds, gaps)
+    stale_seconds = limits.heartbeat_stale_seconds
+    quiet_at = heard_until(_voice_at(facts), stale_seconds, gaps)
     is_ready = facts.node is not None and facts.node.ready
-    if is_ready and facts.beating_since is None:
+    if trail.ask(Rule.NOTHING_BEATS, is_ready and facts.beating_since is None):
         return _Health(NodeReason.WELL, "ready; no running pod has beaten yet")
-    if is_ready and now < quiet_at:
+    silence = _Silence(heard_seconds(_voice_at(facts), now, gaps), stale_seconds, quiet_at)
+    if trail.ask(Rule.BEATING, is_ready and now < quiet_at, is_ready, *silence.numbers):
         return _Health(NodeReason.WELL, "ready and beating", quiet_at)
-    silence = f"no heartbeat in {heard_seconds(_voice_at(facts), now, gaps):.0f} s of hearing"
     if is_ready:
-        return _look_at_silent(facts, quiet_at, silence)
-    return _look_at_not_ready(facts, now, quiet_at, silence)
+        return _look_at_silent(facts, silence, trail)
+    return _look_at_not_ready(facts, now, silence, trail)
 
 
-def _look_at_silent(facts: NodeFacts, quiet_at: float, silence: str) -> _Health | _Trouble:
+@dataclass(frozen=True, slots=True)
+class _Silence:
+    """How long it was silent while we heard, how long it may be, and when that is reached."""
+
+    seconds: float
+    most_seconds: float
+    quiet_at: float
+
+    @property
+    def numbers(self) -> tuple[float, float]:
+        return self.seconds, self.most_seconds
+
+    def __str__(self) -> str:
+        return f"no heartbeat in {self.seconds:.0f} s of hearing"
+
+
+def _look_at_silent(facts: NodeFacts, silence: _Silence, trail: Trail) -> _Health | _Trouble:
     """Of a node that the cluster calls ready."""
-    if facts.answering is Answering.YES:
+    answering, quiet_at = facts.answering, silence.quiet_at
+    if trail.ask(Rule.PODS_ANSWER, answering is Answering.YES, *silence.numbers, str(answering)):
         return _Health(
             NodeReason.SILENT_BUT_ANSWERING, f"{silence}, but ready, and its pods answer us"
         )
-    if facts.answering is Answering.UNKNOWN:
+    if trail.ask(Rule.PODS_NOT_ASKED, answering is Answering.UNKNOWN, str(answering)):
         return _Trouble(
             NodeReason.SILENCE_UNDECIDED,
             None,
@@ -265,10 +320,10 @@ def _look_at_silent(facts: NodeFacts, quiet_at: float, silence: str) -> _Health 
 
 
 def _look_at_not_ready(
-    facts: NodeFacts, now: float, quiet_at: float, silence: str
+    facts: NodeFacts, now: float, silence: _Silence, trail: Trail
 ) -> _Health | _Trouble:
     """Also of a node that the cluster no longer has."""
-    not_ready_since = _not_ready_since(facts, now)
+    not_ready_since, quiet_at = _not_ready_since(facts, now), silence.quiet_at
     # The two moments come from two clocks. A beat of about the same time counts as a later one:
     # then we wait until the node has been silent for too long, which a living one never is.
     beaten = (
@@ -276,7 +331,8 @@ def _look_at_not_ready(
         and facts.last_heartbeat_at > not_ready_since - CLOCKS_DIFFER_SECONDS
     )
     what = "not ready" if facts.node is not None else "gone from the cluster"
-    if beaten and now < quiet_at:
+    numbers = (now - not_ready_since, beaten, *silence.numbers)
+    if trail.ask(Rule.BEATING_THOUGH_NOT_READY, beaten and now < quiet_at, *numbers):
         return _Health(NodeReason.BEATING_THOUGH_NOT_READY, f"{what}, but beating", quiet_at)
     began_at = quiet_at if beaten else not_ready_since
     if facts.beating_since is not None and facts.answering is Answering.NO and now >= quiet_at:
@@ -343,7 +399,12 @@ def _unheard(facts: NodeFacts, now: float, deaf_until: float, gaps: Sequence[Gap
 
 
 def _well(
-    facts: NodeFacts, found: _Health, now: float, gaps: Sequence[Gap], limits: Limits
+    facts: NodeFacts,
+    found: _Health,
+    now: float,
+    gaps: Sequence[Gap],
+    limits: Limits,
+    trail: Trail,
 ) -> NodeVerdict:
     ready = found.reason is not NodeReason.BEATING_THOUGH_NOT_READY
     well_since = now
@@ -351,7 +412,8 @@ def _well(
         well_since = facts.record.well_since
     falls = _falls(facts.record, now, limits)
     failback_at = _failback_at(well_since, len(falls), gaps, limits)
-    waits = now < failback_at
+    numbers = (now - well_since, len(falls), max(failback_at - now, 0.0))
+    waits = trail.ask(Rule.STABILISING, now < failback_at, *numbers)
     state, told = _state_after(len(falls)) if waits else (NodeState.ONLINE, NodeReason.WELL)
     reason = told if found.reason is NodeReason.WELL else found.reason
     ends = (found.ends_at, failback_at if waits and ready else None)
@@ -375,19 +437,29 @@ def _well(
 
 
 def _troubled(
-    facts: NodeFacts, found: _Trouble, now: float, gaps: Sequence[Gap], limits: Limits
+    facts: NodeFacts,
+    found: _Trouble,
+    now: float,
+    gaps: Sequence[Gap],
+    limits: Limits,
+    trail: Trail,
 ) -> NodeVerdict:
     suspect_since = _suspect_since(facts.record, found, now)
     counts_from = max(suspect_since, found.began_at)
-    dead_at = heard_until(counts_from, limits.node_failure_grace_seconds, gaps)
+    grace_seconds = limits.node_failure_grace_seconds
+    dead_at = heard_until(counts_from, grace_seconds, gaps)
     state, reason, wake_at = NodeState.SUSPECT, found.reason, None
     falls = _falls(facts.record, now, limits)
     if found.death is not None:
         # Dead is dead until it is well: other evidence, as when its pods have been moved away,
         # does not begin another grace.
-        is_dead_already = facts.record is not None and _is_dead(facts.record)
+        was = None if facts.record is None else str(facts.record.reason)
+        is_dead_already = trail.ask(Rule.DEAD_ALREADY, _is_dead(facts.record), was)
         wake_at = None if is_dead_already else _later(dead_at, now)
-        if now >= dead_at or is_dead_already:
+        trouble_seconds = heard_seconds(counts_from, now, gaps)
+        if is_dead_already or trail.ask(
+            Rule.GRACE_OVER, now >= dead_at, trouble_seconds, grace_seconds
+        ):
             state, reason = NodeState.OFFLINE, found.death
             if not is_dead_already:
                 falls = _with_fall(falls, suspect_since, now)
@@ -494,8 +566,8 @@ def _since(record: NodeRecord | None, state: NodeState, reason: NodeReason, now:
     return now
 
 
-def _is_dead(record: NodeRecord) -> bool:
-    return record.state is NodeState.OFFLINE and record.reason in _DEAD
+def _is_dead(record: NodeRecord | None) -> bool:
+    return record is not None and record.state is NodeState.OFFLINE and record.reason in _DEAD
 
 
 def _finite(at: float | None) -> float | None:

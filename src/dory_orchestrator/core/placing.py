@@ -17,6 +17,7 @@ from dory_orchestrator.core.model import (
 from dory_orchestrator.core.plan import Choice, Create, Finding, MoveStart, Reason, Unfit
 from dory_orchestrator.core.scheduling import Request, Shortlist, choose_node, shortlist
 from dory_orchestrator.core.specify import EDGE, specify, tolerations_of
+from dory_orchestrator.core.why import Rule
 
 _SHOWN_NODES_MAX = 5
 _UNKNOWN_NODE = "unknown"
@@ -46,6 +47,7 @@ class Placing(Cycle):
     def __init__(self, snapshot: Snapshot, limits: Limits) -> None:
         super().__init__(snapshot, limits)
         self.kinds: dict[tuple[bool, UUID | None, str, str], Kind] = {}
+        self.choices: dict[UUID, Choice] = {}
 
     def create(self) -> None:
         """Place what has no pod, the most important first.
@@ -63,7 +65,9 @@ class Placing(Cycle):
             ),
         )
         for wanted in ordered:
-            if len(self.creates) >= self.limits.creations_max:
+            key, created = wanted.config.processor_id, len(self.creates)
+            most = self.limits.creations_max
+            if self._ask(key, Rule.CREATION_LIMIT, created >= most, created, most):
                 detail = f"{self.limits.creations_max} are created in this cycle"
                 self._find(wanted.config.processor_id, Reason.CREATION_LIMIT, detail)
                 self._count_missing(
@@ -99,7 +103,9 @@ class Placing(Cycle):
             self._place_first(wanted)
             return
         home = self.desired.edge_nodes.get(linked)
-        if home is None or home.status == "decommissioned":
+        unusable = home is None or home.status == "decommissioned"
+        name = None if home is None else home.name
+        if self._ask(processor_id, Rule.NO_EDGE_NODE, unusable, name) or home is None:
             detail = "its edge node is " + ("not in the database" if home is None else home.status)
             self._find(processor_id, Reason.NO_EDGE_NODE, detail)
             return
@@ -110,7 +116,8 @@ class Placing(Cycle):
         processor_id, organization_id = wanted.config.processor_id, wanted.config.organization_id
         rows = self.homes.of(organization_id)
         place = self._choose(wanted, EDGE_NODE_SELECTOR, frozenset(rows))
-        if place.choice.node_name is None:
+        found = place.choice.node_name
+        if self._ask(processor_id, Rule.NO_EDGE_NODE, found is None, found) or found is None:
             # Without a node it cannot be created Pending: it might land in another organization.
             detail = f"no edge node of its organization takes it{place.why_not}"
             self._find(processor_id, Reason.NO_EDGE_NODE, detail)
@@ -119,10 +126,17 @@ class Placing(Cycle):
                 # It had a place: that it has none now may be the new configuration's fault.
                 self._count_missing(wanted.blueprint.slug, own)
             return
-        home = rows[place.choice.node_name]
+        home = rows[found]
         self._create(wanted, place, home=home, link=home.id)
 
     def _choose(
+        self, wanted: Wanted, selector: Mapping[str, str], names: frozenset[str] | None
+    ) -> Place:
+        place = self._find_place(wanted, selector, names)
+        self.choices[wanted.config.processor_id] = place.choice
+        return place
+
+    def _find_place(
         self, wanted: Wanted, selector: Mapping[str, str], names: frozenset[str] | None
     ) -> Place:
         """What was found out for one holds for others of its kind."""
@@ -176,6 +190,8 @@ class Placing(Cycle):
             moved_from=_origin(wanted.config, home, moved_from),
         )
         self._count_missing(wanted.blueprint.slug, own)
+        candidates = len(choice.unfit) + (choice.node_name is not None)
+        self._ask(processor_id, Rule.NO_NODE_FITS, choice.node_name is None, candidates)
         if choice.node_name is not None:
             self.loads[choice.node_name].add(spec.requests)
         detail = f"on {choice.node_name}" if choice.node_name else f"no node fits{place.why_not}"

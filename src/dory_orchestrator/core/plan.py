@@ -1,6 +1,6 @@
 """What was decided, and why: every action and every "no" carries its reason."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
@@ -8,6 +8,7 @@ from uuid import UUID
 from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.model import MoveKind, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeVerdict
+from dory_orchestrator.core.why import Tried, Why
 
 
 class Reason(StrEnum):
@@ -198,6 +199,7 @@ class Create:
     previous: tuple[str, ...] = ()
     move: MoveStart | None = None
     proof: tuple[str, ...] = ()
+    why: Why | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,7 @@ class Delete:
     force: bool = False
     move: MoveStart | None = None
     captures: bool = False
+    why: Why | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,7 @@ class Adopt:
     epoch: int
     reason: Reason
     detail: str
+    why: Why | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +245,7 @@ class Failure:
     retry_seconds: float
     reason: Reason
     detail: str
+    why: Why | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +256,7 @@ class Forget:
     epoch: int
     reason: Reason
     detail: str
+    why: Why | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +273,7 @@ class EndMove:
     detail: str
     rto_seconds: float
     rpo_seconds: float | None
+    why: Why | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +291,7 @@ class CancelMove:
     detail: str
     kind: MoveKind
     edge_node_id: UUID | None
+    why: Why | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +355,8 @@ class Plan:
 
     `strangers` are pods that call themselves ours but belong to another fleet, or to none.
     `desired_counts` are the guard's counts of this moment. `nodes` are by `node_key`.
-    `stopped_rollouts` say of each template whose rollout stopped why.
+    `stopped_rollouts` say of each template whose rollout stopped why. `tried` are the rules that
+    were asked for each processor, `choices` the nodes that were looked at for those that need one.
     """
 
     creates: tuple[Create, ...] = ()
@@ -366,6 +375,8 @@ class Plan:
     desired_counts: Mapping[str, int] = field(default_factory=dict)
     node_loads: Mapping[str, NodeLoad] = field(default_factory=dict)
     wake_at: float | None = None
+    tried: Mapping[UUID, Sequence[Tried]] = field(default_factory=dict, compare=False)
+    choices: Mapping[UUID, Choice] = field(default_factory=dict, compare=False)
 
     @property
     def actions(

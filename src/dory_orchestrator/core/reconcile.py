@@ -7,6 +7,7 @@ from uuid import UUID
 
 from dory_orchestrator.core import guard
 from dory_orchestrator.core.cycle import Wanted, backoff_of, failed_times, has_failed, shown
+from dory_orchestrator.core.explaining import explained
 from dory_orchestrator.core.model import (
     Limits,
     Move,
@@ -33,6 +34,7 @@ from dory_orchestrator.core.plan import (
 from dory_orchestrator.core.relocating import LEAVES, Relocating, left_pod
 from dory_orchestrator.core.rollout import Progress, next_step
 from dory_orchestrator.core.specify import NotDefined, is_outdated, namespace_of
+from dory_orchestrator.core.why import Rule
 
 _EXPLAINED_BY_NODE = (Reason.RUNNING, Reason.STARTING, Reason.TERMINATING, Reason.MOVING)
 
@@ -49,7 +51,7 @@ def compute(snapshot: Snapshot, limits: Limits) -> Plan:
     cycle.roll_out()
     verdict = cycle.remove_undesired()
     cycle.forget()
-    return Plan(
+    plan = Plan(
         creates=tuple(cycle.creates),
         deletes=tuple(sorted(cycle.deletes.values(), key=lambda delete: delete.pod.uid)),
         adoptions=tuple(sorted(cycle.adoptions, key=_by_processor)),
@@ -68,7 +70,10 @@ def compute(snapshot: Snapshot, limits: Limits) -> Plan:
             name: NodeLoad(load.pods, load.utilisation) for name, load in cycle.loads.items()
         },
         wake_at=cycle.wake_at,
+        tried={key: trail.tried for key, trail in cycle.trails.items()},
+        choices=cycle.choices,
     )
+    return explained(snapshot, plan)
 
 
 def refused(create: Create, message: str, failures: int, limits: Limits) -> Failure:
@@ -97,7 +102,7 @@ class _Cycle(Relocating):
         acting, ownership = self.snapshot.acting, self.desired.ownership
         for processor_id, config in self.desired.configs.items():
             pods = self.ours.get(processor_id, ())
-            if processor_id in acting:
+            if self._ask(processor_id, Rule.ACTING, processor_id in acting):
                 self._look_at_acting(config, ownership.get(processor_id), pods)
                 continue
             try:
@@ -105,10 +110,12 @@ class _Cycle(Relocating):
                 namespace = namespace_of(config, self.limits.namespace)
             except NotDefined as error:
                 # Untouched, and so are its pods: what they should be is not known.
+                self._ask(processor_id, Rule.NOT_DEFINED, True, str(error))
                 self._find(processor_id, error.reason, str(error), pods)
                 continue
             unseen = self._unseen(namespace, ownership.get(processor_id))
             if unseen is not None:
+                self._ask(processor_id, Rule.NAMESPACE_UNSEEN, True, unseen)
                 # What runs there is not known: another pod could be one too many.
                 detail = f"namespace {unseen} cannot be looked at"
                 self._find(processor_id, Reason.NAMESPACE_UNSEEN, detail, pods)
@@ -147,11 +154,12 @@ class _Cycle(Relocating):
         progress = self.progress[wanted.blueprint.slug]
         progress.total += 1
         processor_id = wanted.config.processor_id
-        if not pods:
+        if self._ask(processor_id, Rule.WITHOUT_POD, not pods, len(pods)):
             self._look_at_missing(wanted, own)
             return
         ahead = _ahead(pods, own)
         if ahead is not None:
+            self._ask(processor_id, Rule.EPOCH_AHEAD, True, ahead.epoch, own.epoch if own else 0)
             self.findings[processor_id] = Finding(
                 Reason.EPOCH_AHEAD, _ahead_detail(ahead, own), ahead
             )
@@ -166,6 +174,7 @@ class _Cycle(Relocating):
         if no is LEAVES:
             return
         if owner is None or owner.terminating:
+            self._ask(processor_id, Rule.TERMINATING, True, len(pods))
             if any(not self._is_lost(pod) for pod in pods):
                 self._count_missing(wanted.blueprint.slug, own)
             self._find(processor_id, Reason.TERMINATING, "waits until the old pod is gone", pods)
@@ -210,9 +219,10 @@ class _Cycle(Relocating):
         processor_id = wanted.config.processor_id
         stranger = self.foreign.get(processor_id)
         if stranger is not None:
+            self._ask(processor_id, Rule.FOREIGN_FLEET, True, stranger.name)
             detail = f"pod {stranger.name} of {_fleet(stranger)} runs it"
             self.findings[processor_id] = Finding(Reason.FOREIGN_FLEET, detail, stranger)
-        elif own is not None and self._must_wait(own):
+        elif own is not None and self._must_wait(processor_id, own):
             self._count_missing(wanted.blueprint.slug, own)
             self.findings[processor_id] = Finding(Reason.BACK_OFF, failed_times(own))
         elif not self._misses_home(wanted, own):
@@ -223,21 +233,23 @@ class _Cycle(Relocating):
     ) -> None:
         processor_id = wanted.config.processor_id
         if own is None:
+            self._ask(processor_id, Rule.NOT_OWNED, True, pod.name)
             detail = f"pod {pod.name} runs it, and nobody owned it"
             self.adoptions.append(Adopt(processor_id, pod, 0, 1, Reason.ADOPTED, detail))
             self.findings[processor_id] = Finding(Reason.ADOPTED, detail, pod)
             return
         if _differs(own, pod):
             self.records.append(Record(processor_id, own.epoch, pod))
-        if is_outdated(pod.config_hash, wanted.config_hash):
+        outdated = is_outdated(pod.config_hash, wanted.config_hash)
+        if self._ask(processor_id, Rule.CHANGED, outdated, wanted.blueprint.version.version):
             self._count_outdated(processor_id, pod, progress)
-        elif pod.ready:
+        elif self._ask(processor_id, Rule.READY, pod.ready, pod.name, pod.node_name):
             progress.settled.append((pod.created_at, pod.uid, True))
             self.findings[processor_id] = Finding(Reason.RUNNING, "", pod)
             return
         elif not self._waits_for_node(own, pod):
             self._count_unready(wanted, own, pod, progress)
-        if has_failed(pod):
+        if self._ask(processor_id, Rule.FAILED, has_failed(pod), pod.restart_count):
             self._look_at_failed(processor_id, own, pod)
         elif pod.ready:
             # Those that the rollout does not leave out are told of by it.
@@ -288,6 +300,8 @@ class _Cycle(Relocating):
             )
             self.findings[processor_id] = Finding(Reason.FAILED, detail, pod)
         elif own.retry_at is not None and own.retry_at > self.now:
+            due_in_seconds = own.retry_at - self.now
+            self._ask(processor_id, Rule.BACK_OFF, True, own.failures, due_in_seconds)
             self._wake(own.retry_at)
             self.findings[processor_id] = Finding(Reason.BACK_OFF, failed_times(own), pod)
         else:
@@ -350,7 +364,9 @@ class _Cycle(Relocating):
         held = {pod.uid for pod in verdict.held}
         self._remove([one for one in candidates if one[1].uid not in held])
         for processor_id, pod in candidates:
-            if pod.uid in held:
+            if self._ask(
+                processor_id, Rule.GUARD_HELD, pod.uid in held, ", ".join(verdict.tripped)
+            ):
                 detail = "the desired set shrank suddenly: confirm its deletion"
                 self.findings[processor_id] = Finding(Reason.GUARD_HELD, detail, pod)
         self._wake_for_release(verdict)
@@ -364,10 +380,12 @@ class _Cycle(Relocating):
         own = self.desired.ownership.get(processor_id)
         ahead = _ahead(pods, own)
         if ahead is not None:
+            self._ask(processor_id, Rule.EPOCH_AHEAD, True, ahead.epoch, own.epoch if own else 0)
             self.findings[processor_id] = Finding(
                 Reason.EPOCH_AHEAD, _ahead_detail(ahead, own), ahead
             )
             return False
+        self._ask(processor_id, Rule.NOT_DESIRED, True)
         self._find(processor_id, Reason.NOT_DESIRED, "terminating", pods)
         return True
 
@@ -386,6 +404,8 @@ class _Cycle(Relocating):
         )
         most = max(self.limits.removals_min, int(len(self.ours) * self.limits.removal_share))
         free = max(0, most - ending)
+        for number, (processor_id, _) in enumerate(candidates):
+            self._ask(processor_id, Rule.REMOVAL_LIMIT, number >= free, ending + number, most)
         for processor_id, pod in candidates[:free]:
             own = self.desired.ownership.get(processor_id)
             detail = "no row desires it"
@@ -411,6 +431,7 @@ class _Cycle(Relocating):
                 and own != own.forgotten()
                 and self.snapshot.observed.shows(own.namespace)
             ):
+                self._ask(processor_id, Rule.NOT_DESIRED, True)
                 detail = "not desired, and its pod is gone"
                 self.forgets.append(Forget(processor_id, own.epoch, Reason.NOT_DESIRED, detail))
 

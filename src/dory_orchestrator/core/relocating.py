@@ -22,6 +22,7 @@ from dory_orchestrator.core.node_health import NodeVerdict
 from dory_orchestrator.core.placing import Place, Placing
 from dory_orchestrator.core.plan import CancelMove, EndMove, Finding, MoveStart, Reason
 from dory_orchestrator.core.specify import EDGE
+from dory_orchestrator.core.why import Rule
 
 LEAVES = No(Reason.NODE_DEAD, "")
 """It does not stay: there is nothing more to say of it here."""
@@ -94,10 +95,14 @@ class Relocating(Placing):
         when its node is not in trouble."""
         if pod.node_name is None:
             return self._end_unplaced(wanted, own, pod)
+        key = wanted.config.processor_id
         if pod.node_name not in self.troubled:
+            self._ask(key, Rule.NODE_IN_TROUBLE, False, pod.node_name)
             return None
         row = self._row_of(wanted.config.processor_id, pod.node_name)
         verdict = self._verdict(pod.node_name, row)
+        judged = (None, None) if verdict is None else (str(verdict.state), str(verdict.reason))
+        self._ask(key, Rule.NODE_IN_TROUBLE, True, pod.node_name, *judged)
         if verdict is not None and is_leaving_node(row) and self._is_lost(pod):
             # It was decommissioned and is dead: nothing of it ends gracefully any more.
             self.leaving.append(Leaving(wanted, own, pod, pod.node_name, row, verdict))
@@ -118,7 +123,7 @@ class Relocating(Placing):
         verdict = self.health.edge_nodes[row.id]
         if not verdict.is_suspect:
             return None
-        no = may_leave(row.name, row, verdict, self.health.brake)
+        no = may_leave(row.name, row, verdict, self.health.brake, self.trails[processor_id])
         if no is None:
             self._delete(processor_id, pod, own, Reason.NODE_DEAD, f"{row.name} is dead")
         return no
@@ -140,10 +145,11 @@ class Relocating(Placing):
         row: EdgeNodeRow | None,
         verdict: NodeVerdict,
     ) -> No:
-        no = may_leave(node_name, row, verdict, self.health.brake)
+        key = wanted.config.processor_id
+        no = may_leave(node_name, row, verdict, self.health.brake, self.trails[key])
         if no is not None:
             return no
-        if own is not None and self._must_wait(own):
+        if own is not None and self._must_wait(key, own):
             return No(Reason.BACK_OFF, failed_times(own))
         self.leaving.append(Leaving(wanted, own, pod, node_name, row, verdict))
         return LEAVES
@@ -178,8 +184,9 @@ class Relocating(Placing):
         old = left_pod(self.ours.get(processor_id, ()), move)
         if old is None or own is None or old is owner or old.terminating or has_failed(old):
             return False
-        has_place = owner is not None and owner.node_name is not None
-        if has_place or not self._is_well(old.node_name):
+        place = None if owner is None else owner.node_name
+        is_back = place is None and self._is_well(old.node_name)
+        if not self._ask(processor_id, Rule.HOME_CAME_BACK, is_back, old.node_name, place):
             return False
         detail = f"{old.node_name} is back before the replacement has a place"
         self._cancel(processor_id, own, old, move, Reason.HOME_CAME_BACK, detail)
@@ -219,13 +226,17 @@ class Relocating(Placing):
             )
         )
         for one in self.leaving:
-            if self.on_the_way >= self.limits.moves_max:
+            if self._are_enough_moving(one.wanted.config.processor_id):
                 detail = f"{self.limits.moves_max} are on their way from dead nodes"
                 self.findings[one.wanted.config.processor_id] = Finding(
                     Reason.MOVE_LIMIT, detail, one.pod
                 )
             else:
                 self._move_away(one)
+
+    def _are_enough_moving(self, processor_id: UUID) -> bool:
+        moving, most = self.on_the_way, self.limits.moves_max
+        return self._ask(processor_id, Rule.MOVE_LIMIT, moving >= most, moving, most)
 
     def _move_away(self, one: Leaving) -> None:
         """To the target of its edge node, if that is well and has room; else to the cloud."""
@@ -245,7 +256,8 @@ class Relocating(Placing):
         target = self._target_of(one)
         if target is not None:
             place = self._choose(one.wanted, EDGE_NODE_SELECTOR, frozenset({target.name}))
-            if place.choice.node_name is not None:
+            fits = place.choice.node_name is not None
+            if self._ask(config.processor_id, Rule.TARGET_FITS, fits, target.name):
                 self._create(one.wanted, place, home=target, moved_from=one.row, move=start)
                 self._find_moving(config.processor_id, one, place)
                 return
@@ -257,7 +269,10 @@ class Relocating(Placing):
     def _target_of(self, one: Leaving) -> EdgeNodeRow | None:
         target_id = None if one.row is None else one.row.failover_target_node_id
         target = self.desired.edge_nodes.get(target_id) if target_id is not None else None
-        if target is None or not target.takes_work or not self._is_well(target.name):
+        if target is None:
+            return None
+        if not target.takes_work or not self._is_well(target.name):
+            self._ask(one.wanted.config.processor_id, Rule.TARGET_FITS, False, target.name)
             return None
         return target
 
@@ -285,6 +300,7 @@ class Relocating(Placing):
         ):
             self._go_on_home(wanted, own, pod, move)
         elif wanted.config.node_type == EDGE and row is not None and is_leaving_node(row):
+            self._ask(processor_id, Rule.NODE_LEAVES, True, row.name)
             self._depart(wanted, own, pod, row)
         elif move is not None:
             self._look_at_arrival(wanted, own, pod, move)
@@ -306,7 +322,7 @@ class Relocating(Placing):
         """Leave an edge node that was decommissioned, gracefully: at its end the pod saves its
         state. Where it goes is decided when it is gone."""
         processor_id = wanted.config.processor_id
-        if self.on_the_way >= self.limits.moves_max:
+        if self._are_enough_moving(processor_id):
             detail = f"{row.name} was decommissioned; others are on their way"
             self.findings[processor_id] = Finding(Reason.MOVE_LIMIT, detail, pod)
             return
@@ -331,10 +347,12 @@ class Relocating(Placing):
         processor_id = wanted.config.processor_id
         found = self.findings[processor_id]
         # Also with an outdated configuration: the rollout waits for the end of the move.
-        if pod.ready and pod.uid in self.snapshot.restored:
+        restored = pod.uid in self.snapshot.restored
+        arrived = pod.ready and restored
+        if self._ask(processor_id, Rule.ARRIVED, arrived, pod.node_name, pod.ready, restored):
             self.ends.append(self._end(wanted, own, pod, move))
             return
-        if pod.ready and self._is_given_up(pod):
+        if pod.ready and self._is_given_up(processor_id, pod):
             # It must not keep others from moving. It stays where it is until it has its state.
             detail = (
                 f"{move.kind} from {move.from_node} to {pod.node_name}: ready, but its state could"
@@ -351,12 +369,14 @@ class Relocating(Placing):
             detail = f"{move.kind} from {move.from_node}: {waits} on {pod.node_name}"
             self.findings[processor_id] = Finding(Reason.MOVING, detail, pod)
 
-    def _is_given_up(self, pod: Pod) -> bool:
+    def _is_given_up(self, processor_id: UUID, pod: Pod) -> bool:
         since = pod.ready_changed_at if pod.ready_changed_at is not None else pod.created_at
-        due_at = since + self.limits.restore_seconds
+        most_seconds = self.limits.restore_seconds
+        due_at, ready_seconds = since + most_seconds, self.now - since
         if due_at > self.now:
             self._wake(due_at)
-        return due_at <= self.now
+        over = due_at <= self.now
+        return self._ask(processor_id, Rule.RESTORE_GIVEN_UP, over, ready_seconds, most_seconds)
 
     def _end(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> EndMove:
         wished = wanted.blueprint.runtime.checkpoint_interval_seconds
@@ -384,7 +404,10 @@ class Relocating(Placing):
         is well."""
         processor_id = wanted.config.processor_id
         home = self.desired.edge_nodes.get(move.edge_node_id) if move.edge_node_id else None
-        if home is None or not self._is_well(home.name):
+        home_name = None if home is None else home.name
+        self._ask(processor_id, Rule.GOES_HOME, True, home_name)
+        failed = home is None or not self._is_well(home.name)
+        if self._ask(processor_id, Rule.HOME_FAILED, failed, home_name) or home is None:
             detail = f"its home {home.name if home else ''} is not well any more: it stays"
             self._cancel(processor_id, own, pod, move, Reason.HOME_FAILED, detail)
             return
@@ -417,6 +440,7 @@ class Relocating(Placing):
     def _go_home(self, one: Away, *, is_taken: bool) -> bool:
         processor_id = one.wanted.config.processor_id
         row = self.desired.edge_nodes.get(one.home_id)
+        self._ask(processor_id, Rule.AWAY, True, one.pod.node_name)
         home = Home(
             row=row,
             node=self.snapshot.observed.nodes.get(row.name) if row is not None else None,
@@ -426,6 +450,7 @@ class Relocating(Placing):
         no = may_go_home(
             home,
             self.health.brake,
+            self.trails[processor_id],
             now=self.now,
             is_manual=one.wanted.blueprint.runtime.failback_manual,
             ready=one.pod.ready and one.pod.uid in self.snapshot.restored,
@@ -437,8 +462,8 @@ class Relocating(Placing):
                 self._wake_after(home.verdict.failback_at)
             return False
         place = self._choose(one.wanted, EDGE_NODE_SELECTOR, frozenset({row.name}))
-        if place.choice.node_name is None or self.on_the_way >= self.limits.moves_max:
-            full = place.choice.node_name is None
+        full = self._ask(processor_id, Rule.NO_NODE_FITS, place.choice.node_name is None, 1)
+        if full or self._are_enough_moving(processor_id):
             said = f"no room{place.why_not}" if full else "others are on their way"
             detail = f"stays away from {row.name}: {said}"
             self.findings[processor_id] = Finding(Reason.AWAY, detail, one.pod)
