@@ -1,6 +1,7 @@
 """A store in memory. It passes the same contract suite as PostgreSQL."""
 
 import asyncio
+import json
 import time
 import uuid
 from collections import Counter
@@ -8,9 +9,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from dory_orchestrator.core.answering import Question
 from dory_orchestrator.core.brake import BrakeRecord, BrakeVerdict
 from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
 from dory_orchestrator.core.model import (
@@ -20,7 +22,10 @@ from dory_orchestrator.core.model import (
     GuardRecord,
     Move,
     MoveKind,
+    Order,
+    OrderKind,
     Ownership,
+    Pause,
     ProcessorConfig,
 )
 from dory_orchestrator.core.node_health import NodeRecord
@@ -56,7 +61,7 @@ from dory_orchestrator.ports import (
     Store,
     StoreError,
     StoreUnavailable,
-    kind_of,
+    event_of,
 )
 
 _SILENT_SECONDS = 60.0
@@ -138,6 +143,11 @@ class MemoryStore:
     heard_gaps: list[Gap] = field(default_factory=list)
     node_records: dict[str, NodeRecord] = field(default_factory=dict)
     brake: BrakeRecord = field(default_factory=BrakeRecord)
+    pause: Pause | None = None
+    orders: dict[UUID, Order] = field(default_factory=dict)
+    questions: list[Question] = field(default_factory=list)
+    answers: dict[int, Any] = field(default_factory=dict)
+    failover_experience_seconds: float | None = None
     fencing: dict[UUID, bool] = field(default_factory=dict)
     _changed: list["_Listener"] = field(default_factory=list)
 
@@ -389,13 +399,22 @@ class MemoryStore:
             node_records=dict(self.node_records),
             brake=self.brake,
             guard=self.guard,
+            pause=self._pause(),
+            orders=dict(self.orders),
         )
+
+    def _pause(self) -> Pause | None:
+        in_force = self.pause is not None and self.pause.until > self.clock()
+        return self.pause if in_force else None
 
     async def grant(self, lease: Lease, actions: Sequence[Action]) -> list[bool]:
         await self._leading("grant", lease)
-        granted = [self._grant(action) for action in actions]
-        self._tell(lease, [_event(a) for a, ok in zip(actions, granted, strict=True) if ok])
+        granted = [self._is_touching_allowed(action) and self._grant(action) for action in actions]
+        self._tell(lease, [event_of(a) for a, ok in zip(actions, granted, strict=True) if ok])
         return granted
+
+    def _is_touching_allowed(self, action: Action) -> bool:
+        return self._pause() is None or not isinstance(action, Create | Delete | CancelMove)
 
     def _grant(self, action: Action) -> bool:
         key, own = action.processor_id, self.owners.get(action.processor_id)
@@ -422,6 +441,7 @@ class MemoryStore:
                     state = DepartedState(key, own.epoch, own.namespace, gone.last_pod_name)
                     self.departed[key] = state, self.clock()
                 self._end_move(key, "dropped")
+                self.orders.pop(key, None)
                 return True
             case EndMove():
                 return self._complete(action, own)
@@ -441,11 +461,15 @@ class MemoryStore:
         node = self.nodes.get(move.edge_node_id)
         if node is None:
             return False
+        order = self.orders.get(key)
+        ordered_away = order is not None and order.kind is OrderKind.FAILOVER
         if move.kind is MoveKind.FAILBACK:
-            return node.status == "online" and node.id not in self.cordoned
+            well = node.status == "online" and node.id not in self.cordoned
+            return well and not ordered_away
         if move.kind is MoveKind.DEPARTURE:
-            return node.status == "decommissioned"
-        return node.failover_enabled and _seconds(node.last_heartbeat_at) == move.heartbeat_at
+            return node.status == "decommissioned" or ordered_away
+        may_leave = node.failover_enabled or ordered_away
+        return may_leave and _seconds(node.last_heartbeat_at) == move.heartbeat_at
 
     def _begin_move(self, key: UUID, start: MoveStart) -> None:
         before = self.moves.get(key)
@@ -467,6 +491,9 @@ class MemoryStore:
         )
         row = self.processors.setdefault(key, Processor())
         if start.kind is MoveKind.FAILBACK:
+            order = self.orders.get(key)
+            if order is not None and order.kind is OrderKind.FAILBACK:
+                del self.orders[key]
             row.edge_node_id, row.home_id, row.left_node_name = row.home_id, None, None
             return
         self.fencing[key] = start.fencing
@@ -660,6 +687,18 @@ class MemoryStore:
         oldest = self.clock() - older_than_seconds
         self.told = [told for told in self.told if told.at >= oldest]
 
+    async def open_questions(self, limit: int) -> Sequence[Question]:
+        await self._answer("open_questions")
+        return [one for one in self.questions if one.id not in self.answers][:limit]
+
+    async def answer_questions(self, lease: Lease, answers: Mapping[int, str]) -> None:
+        await self._leading("answer_questions", lease)
+        self.answers |= {key: json.loads(text) for key, text in answers.items()}
+
+    async def failover_seconds(self) -> float | None:
+        await self._answer("failover_seconds")
+        return self.failover_experience_seconds
+
     async def record_pod_health(self, findings: Sequence[PodFinding]) -> None:
         await self._answer("record_pod_health")
         now = self.clock()
@@ -702,13 +741,3 @@ class _Listener:
             if self.cut:
                 raise StoreUnavailable("the connection that listens for changes was lost")
             yield
-
-
-def _event(action: Action) -> Event:
-    said = (kind_of(action), action.reason, action.detail, action.processor_id)
-    if isinstance(action, Create):
-        node_name = action.choice.node_name or action.spec.node_name
-        return Event(*said, node_name, action.spec.name, epoch=action.epoch)
-    if isinstance(action, Forget) or action.pod is None:
-        return Event(*said, epoch=action.epoch)
-    return Event.of_pod(*said, action.pod)._replace(epoch=action.epoch)

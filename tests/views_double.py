@@ -1,12 +1,17 @@
 """What operators see, in memory. It passes the same contract suite as PostgreSQL."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from dory_orchestrator.core import ordering
+from dory_orchestrator.core.answering import Question, QuestionKind
+from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
+from dory_orchestrator.core.model import OrderKind
+from dory_orchestrator.core.ordering import OrderFacts
 from dory_orchestrator.ports import (
     BrakeStatus,
     EventPage,
@@ -18,10 +23,13 @@ from dory_orchestrator.ports import (
     MovePage,
     MoveQuery,
     MoveView,
+    NobodyAnswers,
     NodePage,
     NodeQuery,
     NodeView,
+    NotKnown,
     OperatorRefused,
+    PauseStatus,
     Position,
     ProcessorPage,
     ProcessorQuery,
@@ -50,6 +58,16 @@ class MemoryViews:
     brake_detail: str = ""
     population_count: int = 0
     override: tuple[datetime, str, str] | None = None
+    links: dict[UUID, str] = field(default_factory=dict)
+    homes: dict[UUID, str] = field(default_factory=dict)
+    failures: dict[UUID, tuple[int, float | None]] = field(default_factory=dict)
+    """Of each how often in a row, and in how many seconds the next try is due."""
+    orders: dict[UUID, tuple[str, str, str]] = field(default_factory=dict)
+    paused: tuple[datetime, datetime, str, str] | None = None
+    questions: list[Question] = field(default_factory=list)
+    answer: Callable[[Question], Mapping[str, Any]] | None = None
+    """The leader; None: there is none."""
+    beat: BeatFacts = NOT_FOUND
     leader: str | None = None
     is_stale: bool = False
     error: StoreError | None = None
@@ -114,6 +132,8 @@ class MemoryViews:
         newest = self.events[-1].id if self.events else 0
         if query.after_id is None:
             found.reverse()
+        if not query.explained:
+            found = [replace(event, explanation=None) for event in found]
         page, more = found[: query.limit], len(found) > query.limit
         forward = query.after_id is not None and more
         return EventPage(page, page[-1].id if forward else newest, more)
@@ -252,6 +272,106 @@ class MemoryViews:
             raise OperatorRefused(f"node: {len(found)} organizations have a node {name}: name one")
         return found[0]
 
+    @property
+    def _pause(self) -> tuple[datetime, datetime, str, str] | None:
+        in_force = self.paused is not None and self.paused[0] > datetime.now(UTC)
+        return self.paused if in_force else None
+
+    async def pause_status(self) -> PauseStatus:
+        self._answer()
+        until, began_at, by, reason = self._pause or (None,) * 4
+        return PauseStatus(
+            paused=until is not None, until=until, began_at=began_at, by=by, reason=reason
+        )
+
+    async def pause(self, for_seconds: float, reason: str, by: str) -> PauseStatus:
+        self._answer()
+        now = datetime.now(UTC)
+        until = now + timedelta(seconds=for_seconds)
+        self.paused = (until, now, by, reason)
+        written = until.strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.tell("pause", "paused", f"{by} paused everything until {written}: {reason}")
+        self.wakes += 1
+        return await self.pause_status()
+
+    async def resume(self, by: str) -> PauseStatus:
+        self._answer()
+        if self._pause is None:
+            raise OperatorRefused("nothing is paused: there is nothing to resume")
+        self.paused = None
+        self.tell("pause", "resumed", f"{by} ended the pause")
+        self.wakes += 1
+        return await self.pause_status()
+
+    async def order(self, processor_id: UUID, kind: OrderKind, reason: str, by: str) -> str:
+        facts = self._order_facts(processor_id)
+        if refused := ordering.refusal(kind, facts):
+            raise OperatorRefused(f"processor: {refused}")
+        if kind is OrderKind.FAILBACK and facts.linked_node is not None:
+            del self.orders[processor_id]
+        else:
+            self.orders[processor_id] = (str(kind), by, reason)
+        self.tell("order", str(kind), f"by {by}: {reason}", processor_id=processor_id)
+        self.wakes += 1
+        return ordering.follows(kind, facts)
+
+    async def retry(self, processor_id: UUID, reason: str, by: str) -> str:
+        facts = self._order_facts(processor_id)
+        if refused := ordering.retry_refusal(facts):
+            raise OperatorRefused(f"processor: {refused}")
+        self.failures[processor_id] = (facts.failures, None)
+        self.tell("order", "retry", f"by {by}: {reason}", processor_id=processor_id)
+        self.wakes += 1
+        return f"it failed {facts.failures} times in a row, and is tried again now"
+
+    def _order_facts(self, key: UUID) -> OrderFacts:
+        self._answer()
+        if key not in self.processors:
+            raise NotKnown(f"processor: no processor {key} is known")
+        processor, link = self.processors[key], self.links.get(key)
+        home = None if link else self.homes.get(key)
+        node = next((n for n in self.nodes if n.name == home), None)
+        failures, waits = self.failures.get(key, (0, None))
+        moves = [m.kind for m in self.moves if m.processor_id == key and m.ended_at is None]
+        ready = [n for n in self.nodes if n.kind == "application" and n.ready]
+        return OrderFacts(
+            node_type=processor.node_type,
+            reason=processor.reason,
+            linked_node=link,
+            home_node=home,
+            home_status=node.status if node else None,
+            home_cordoned=bool(node and node.cordoned),
+            home_ready=bool(node and node.ready),
+            home_health=node.health if node else None,
+            move=moves[0] if moves else None,
+            order=self.orders[key][0] if key in self.orders else None,
+            brake_engaged=self._engaged,
+            paused=self._pause is not None,
+            application_nodes_ready=len(ready),
+            failures=failures,
+            waits_seconds=waits,
+        )
+
+    async def ask(
+        self, kind: QuestionKind, parameters: Mapping[str, Any], *, timeout_seconds: float
+    ) -> Mapping[str, Any]:
+        self._answer()
+        question = Question(len(self.questions) + 1, kind, parameters)
+        self.questions.append(question)
+        self.wakes += 1
+        if self.answer is None:
+            raise NobodyAnswers(f"no leader answered within {timeout_seconds:g} s")
+        found = self.answer(question)
+        if "unknown" in found:
+            raise NotKnown(str(found["unknown"]))
+        return found
+
+    async def directive(
+        self, processor_id: UUID, sender_node_name: str | None
+    ) -> tuple[BeatFacts, str]:
+        self._answer()
+        return self.beat, sender_node_name or ""
+
     async def list_moves(self, query: MoveQuery) -> MovePage:
         self._answer()
         found = [m for m in reversed(self.moves) if _move_matches(m, query)]
@@ -275,6 +395,10 @@ class MemoryViews:
             guard_held=self.held_since is not None,
             brake_engaged=self._engaged,
             moves_open=sum(move.ended_at is None for move in self.moves),
+            away=sum(key not in self.links for key in self.homes),
+            pause_until=self._pause[0] if self._pause else None,
+            pause_by=self._pause[2] if self._pause else None,
+            pause_reason=self._pause[3] if self._pause else None,
         )
 
 

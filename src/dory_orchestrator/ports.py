@@ -12,6 +12,8 @@ StoreError                  the database did not do what was asked
     EdgeNodeNotFound        no such edge node (500, as the reference says)
     EdgeNodeAmbiguous       the name stands in several organizations (409)
     OperatorRefused         there is nothing of this kind to decide (409)
+    NobodyAnswers           no leader answered what an operator asked (503)
+    NotKnown                what an operator asks about is not known (404)
 
 ClusterError                the cluster did not do what was asked
   ClusterUnavailable        it cannot be reached, or does not answer in time
@@ -26,15 +28,16 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from dory_orchestrator.core.announcing import Announcement
+from dory_orchestrator.core.answering import Question, QuestionKind, explanation
 from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.checkpoint import Document, Incarnation, StoredCheckpoint
 from dory_orchestrator.core.checkpoint import Position as CheckpointPosition
 from dory_orchestrator.core.directive import BeatFacts
-from dory_orchestrator.core.model import Desired, Observation, Pod, PodSpec
+from dory_orchestrator.core.model import Desired, Observation, OrderKind, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeRecord
 from dory_orchestrator.core.plan import (
     Adopt,
@@ -297,6 +300,8 @@ class Event(NamedTuple):
     pod_name: str | None = None
     pod_uid: str | None = None
     epoch: int | None = None
+    explanation: str | None = None
+    """The JSON text of a decision (see core.answering), of what was decided."""
 
     @classmethod
     def of_pod(
@@ -304,6 +309,20 @@ class Event(NamedTuple):
     ) -> "Event":
         """About a pod."""
         return cls(kind, reason, detail, processor_id, pod.node_name, pod.name, pod.uid, pod.epoch)
+
+
+def event_of(action: Action) -> Event:
+    """An action that was granted, as an event, with its explanation."""
+    said = (kind_of(action), action.reason, action.detail, action.processor_id)
+    told = explanation(said[0], action.reason, action.detail, action.why)
+    if isinstance(action, Create):
+        node_name = action.choice.node_name or action.spec.node_name
+        event = Event(*said, node_name, action.spec.name)
+    elif isinstance(action, Forget) or action.pod is None:
+        event = Event(*said)
+    else:
+        event = Event.of_pod(*said, action.pod)
+    return event._replace(epoch=action.epoch, explanation=told)
 
 
 class NodeSummary(NamedTuple):
@@ -408,6 +427,23 @@ class FleetStore(Protocol):
 
     async def forget_events(self, older_than_seconds: float) -> None:
         """Delete some events and moves that ended longer ago. Raises StoreUnavailable."""
+        ...
+
+
+class QuestionStore(Protocol):
+    """What operators ask of the leader."""
+
+    async def open_questions(self, limit: int) -> Sequence[Question]:
+        """The oldest that wait for an answer. Raises StoreUnavailable."""
+        ...
+
+    async def answer_questions(self, lease: Lease, answers: Mapping[int, str]) -> None:
+        """Give answers (JSON texts) by the ids of their questions; raises as `grant`."""
+        ...
+
+    async def failover_seconds(self) -> float | None:
+        """The median time that failovers took of late; None: there was none. Raises
+        StoreUnavailable."""
         ...
 
 
@@ -572,6 +608,7 @@ class Store(
     GapStore,
     LeaseStore,
     FleetStore,
+    QuestionStore,
     PodHealthStore,
     Protocol,
 ):
@@ -707,6 +744,14 @@ class Pods(Protocol):
         ...
 
 
+class NobodyAnswers(RequestRefused):
+    """No leader answered in time."""
+
+
+class NotKnown(RequestRefused):
+    """There is no such processor or node. The message names the field."""
+
+
 class OperatorRefused(RequestRefused):
     """An operator asks for what does not stand to be decided. The message says why."""
 
@@ -838,7 +883,7 @@ class NodePage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQuery:
     """Which events. Newest first, below `before_id`; or, to follow, oldest first above
-    `after_id`. `since` is the earliest moment."""
+    `after_id`. `since` is the earliest moment; `explained` asks for explanations, too."""
 
     limit: int = 100
     before_id: int | None = None
@@ -848,11 +893,13 @@ class EventQuery:
     kind: str | None = None
     reason: str | None = None
     since: datetime | None = None
+    explained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventView:
-    """An action, or something that was found, and its reason."""
+    """An action, or something that was found, and its reason. `explanation` is the decision (see
+    core.answering), where it was asked for and there is one."""
 
     id: int
     at: datetime
@@ -866,6 +913,7 @@ class EventView:
     pod_uid: str | None
     epoch: int | None
     term: int | None
+    explanation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -971,7 +1019,11 @@ class MoveQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveView:
-    """A move, under way as long as `ended_at` is None."""
+    """A move, under way as long as `ended_at` is None.
+
+    `suspect_at` is when the evidence against the place that was left began; `created_at` and
+    `ready_at` are those of the pod that arrived, by the cluster's clock.
+    """
 
     id: int
     processor_id: UUID
@@ -990,6 +1042,9 @@ class MoveView:
     outcome: str | None
     rto_seconds: float | None
     rpo_seconds: float | None
+    suspect_at: datetime | None = None
+    created_at: datetime | None = None
+    ready_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -1004,7 +1059,7 @@ class MovePage:
 class FleetSummary:
     """The fleet in a few numbers. `lease_seconds` is until the leader's lease ends; negative:
     since it ended; None: nobody ever led. `current`: a leader looks at the fleet now; else the
-    states are those that one before it left."""
+    states are those that one before it left. `away` are edge processors that live away from home."""
 
     fleet_id: UUID | None
     at: datetime
@@ -1020,6 +1075,21 @@ class FleetSummary:
     guard_held: bool
     brake_engaged: bool
     moves_open: int
+    away: int
+    pause_until: datetime | None
+    pause_by: str | None
+    pause_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseStatus:
+    """Whether everything is paused: `until` is None when it is not."""
+
+    paused: bool
+    until: datetime | None
+    began_at: datetime | None
+    by: str | None
+    reason: str | None
 
 
 class FleetViews(Protocol):
@@ -1097,6 +1167,48 @@ class FleetViews(Protocol):
         """Give it work again. False: it was not cordoned. Raises OperatorRefused as `cordon`, and
         for one that is decommissioned.
         """
+        ...
+
+    async def pause_status(self) -> PauseStatus:
+        """Whether everything is paused."""
+        ...
+
+    async def pause(self, for_seconds: float, reason: str, by: str) -> PauseStatus:
+        """From now on for so long nothing is created, ended or moved; returns the status after it.
+        A pause that is in force is replaced. What was granted before is still carried out.
+        """
+        ...
+
+    async def resume(self, by: str) -> PauseStatus:
+        """End a pause; returns the status after it. Raises OperatorRefused when there is none."""
+        ...
+
+    async def order(self, processor_id: UUID, kind: OrderKind, reason: str, by: str) -> str:
+        """Have an edge processor leave its home for the cloud and stay there, or go home; returns
+        what follows, in words.
+
+        Raises NotKnown; OperatorRefused when it is there already or may not be moved now.
+        """
+        ...
+
+    async def retry(self, processor_id: UUID, reason: str, by: str) -> str:
+        """Have the next try of a processor that failed be due now; returns what follows, in words.
+
+        Raises NotKnown; OperatorRefused when nothing waits to be tried.
+        """
+        ...
+
+    async def ask(
+        self, kind: QuestionKind, parameters: Mapping[str, Any], *, timeout_seconds: float
+    ) -> Mapping[str, Any]:
+        """What the leader answers, as plain values. Raises NobodyAnswers, NotKnown."""
+        ...
+
+    async def directive(
+        self, processor_id: UUID, sender_node_name: str | None
+    ) -> tuple[BeatFacts, str]:
+        """What a heartbeat of a processor would find, and the sender's node: the one given, else
+        that of its owner. Nothing is recorded."""
         ...
 
     async def list_moves(self, query: MoveQuery) -> MovePage:

@@ -10,6 +10,7 @@ import pytest
 from tests.doubles import MemoryStore, Processor
 from tests.views_double import MemoryViews
 
+from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
 from dory_orchestrator.api.fleet import FleetApi
@@ -68,8 +69,10 @@ async def service(
     health.add("database", database_check(store), readiness=True)
     edge = EdgeApi(recorder=recorder, nodes=store, tokens=Tokens(tokens), metrics=metrics)
     views = MemoryViews()
-    fleet = FleetApi(views, tokens=Tokens(operator_tokens), cluster="local")
-    app = build(health=health, render_metrics=metrics.render, edge=edge, fleet=fleet)
+    operators = Tokens(operator_tokens)
+    fleet = FleetApi(views, tokens=operators, cluster="local")
+    asking = AskingApi(views, tokens=operators)
+    app = build(health=health, render_metrics=metrics.render, edge=edge, fleet=fleet, asking=asking)
     recording = asyncio.create_task(recorder.run())
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://orchestrator") as http:

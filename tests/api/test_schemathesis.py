@@ -16,6 +16,7 @@ from tests.api.conftest import DECOMMISSION
 from tests.contract.fleet_worlds import MemoryFleet
 from tests.doubles import MemoryStore
 
+from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
 from dory_orchestrator.api.fleet import FleetApi
@@ -66,8 +67,12 @@ def _application() -> Any:
     health.mark_ready()
     recorder = PromptRecorder(store, metrics=metrics)
     edge = EdgeApi(recorder=recorder, nodes=store, tokens=Tokens(()), metrics=metrics)
-    fleet = FleetApi(_fleet().views, tokens=Tokens(()), cluster="local")
-    return build(health=health, render_metrics=metrics.render, edge=edge, fleet=fleet)
+    views = _fleet().views
+    fleet = FleetApi(views, tokens=Tokens(()), cluster="local")
+    asking = AskingApi(views, tokens=Tokens(()))
+    return build(
+        health=health, render_metrics=metrics.render, edge=edge, fleet=fleet, asking=asking
+    )
 
 
 def _fleet() -> MemoryFleet:

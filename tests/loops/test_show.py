@@ -16,6 +16,7 @@ from dory_orchestrator.core.model import (
     Pod,
     PodPhase,
     Resources,
+    Snapshot,
 )
 from dory_orchestrator.core.plan import Finding, GuardVerdict, NodeLoad, Plan, Reason
 from dory_orchestrator.loops.show import Display
@@ -42,7 +43,9 @@ class Rig:
     async def show(self, findings: dict[UUID, Finding] | None = None, **parts: Any) -> None:
         desired = Desired(now=100.0, fleet_id="f", configs={}, guard=self.store.guard)
         plan = Plan(findings=findings or {}, **parts)
-        await self.display.show(self.lease, plan, Observation(self.nodes, self.pods), desired)
+        observed = Observation(self.nodes, self.pods)
+        snapshot = Snapshot(desired=desired, observed=observed)
+        await self.display.show(self.lease, plan, snapshot)
 
     async def show_in_vain(self, failing: str, *arguments: Any, **parts: Any) -> None:
         self.store.errors[failing] = StoreUnavailable("down")

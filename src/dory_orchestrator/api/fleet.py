@@ -50,7 +50,9 @@ from dory_orchestrator.ports import (
     EventQuery,
     FleetViews,
     MoveQuery,
+    NobodyAnswers,
     NodeQuery,
+    NotKnown,
     OperatorRefused,
     Position,
     ProcessorQuery,
@@ -80,14 +82,14 @@ class FleetApi:
         query = query_of(NodesQuery, request.scope["query_string"])
         page = await self._views.list_nodes(_node_query(query))
         cursor = _next(f"nodes {query.sort}", page.next)
-        return _answer(NodesAnswer, nodes=page.nodes, next_cursor=cursor)
+        return answered(NodesAnswer, nodes=page.nodes, next_cursor=cursor)
 
     async def processors(self, request: Request) -> Response:
         """200 with a page of processors."""
         query = query_of(ProcessorsQuery, request.scope["query_string"])
         page = await self._views.list_processors(_processor_query(query))
         cursor = _next(f"processors {query.sort}", page.next)
-        return _answer(ProcessorsAnswer, processors=page.processors, next_cursor=cursor)
+        return answered(ProcessorsAnswer, processors=page.processors, next_cursor=cursor)
 
     async def processor(self, request: Request) -> Response:
         """200 with one processor and its last events; 404."""
@@ -96,7 +98,7 @@ class FleetApi:
         found = await self._views.get_processor(path.id, events_max=_EVENTS_OF_PROCESSOR)
         if found is None:
             return error_response(404, f"id: no processor {path.id} is known")
-        return _answer(ProcessorAnswer, processor=found[0], events=found[1])
+        return answered(ProcessorAnswer, processor=found[0], events=found[1])
 
     async def events(self, request: Request) -> Response:
         """200 with a page of events."""
@@ -104,7 +106,7 @@ class FleetApi:
         page = await self._views.list_events(_event_query(query))
         back = page.more and query.after is UNSET
         cursor = cursor_of("events", str(page.events[-1].id)) if back else None
-        return _answer(EventsAnswer, events=page.events, next_cursor=cursor, follow=page.follow_id)
+        return answered(EventsAnswer, events=page.events, next_cursor=cursor, follow=page.follow_id)
 
     async def guard(self, request: Request) -> Response:
         """200 with what waits for an operator's word."""
@@ -121,7 +123,7 @@ class FleetApi:
         query = query_of(MovesQuery, request.scope["query_string"])
         page = await self._views.list_moves(_move_query(query))
         cursor = cursor_of("moves", str(page.moves[-1].id)) if page.more else None
-        return _answer(MovesAnswer, moves=page.moves, next_cursor=cursor)
+        return answered(MovesAnswer, moves=page.moves, next_cursor=cursor)
 
     async def summary(self, request: Request) -> Response:
         """200 with the fleet in a few numbers."""
@@ -132,12 +134,12 @@ class FleetApi:
         values = {
             name: getattr(found, name) for name in fields if name not in ("cluster", "leader")
         }
-        return _answer(SummaryAnswer, **values, cluster=self._cluster, leader=leader)
+        return answered(SummaryAnswer, **values, cluster=self._cluster, leader=leader)
 
     async def confirm(self, request: Request) -> Response:
         """200 with the guard's status; 409 when nothing, or something else, is held."""
         body = await self._decision(request, ConfirmRequest)
-        status = await self._views.confirm_guard(body.by, _given(body.groups))
+        status = await self._views.confirm_guard(body.by, given(body.groups))
         _log.warning("deletion guard confirmed", by=body.by, groups=status.groups)
         return json_response(_convert(status, GuardAnswer))
 
@@ -169,7 +171,7 @@ class FleetApi:
         """200 with whether it changed anything; 409 when there is no such node, or several."""
         body = await self._decision(request, CordonRequest)
         changed = await self._views.cordon(
-            body.node, _given(body.organization), body.reason, body.by
+            body.node, given(body.organization), body.reason, body.by
         )
         _log.warning("cordoned", node=body.node, by=body.by, reason=body.reason, changed=changed)
         message = "it gets no new work, and nothing comes home to it; what runs there stays"
@@ -181,20 +183,24 @@ class FleetApi:
         """200 with whether it changed anything; 409 as for `cordon`, and when it is
         decommissioned."""
         body = await self._decision(request, UncordonRequest)
-        changed = await self._views.uncordon(body.node, _given(body.organization), body.by)
+        changed = await self._views.uncordon(body.node, given(body.organization), body.by)
         _log.warning("uncordoned", node=body.node, by=body.by, changed=changed)
         message = "it gets work again, and what is away from home comes back once it is well"
         return _cordoned(body.node, False, changed, message if changed else "it was not cordoned")
 
     async def _decision(self, request: Request, type_: type[T]) -> T:
-        """The body of a request that changes the fleet. Raises BodyError, Denied."""
-        if not self._tokens.admit(request.scope):
-            raise Denied(401, "authorization: the operators' token is needed", _UNAUTHORIZED)
-        # Where no token is set, a page that an operator's browser shows must not decide.
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise Denied(403, "sec-fetch-site: pages of other sites may not change the fleet")
-        query_of(NoQuery, request.scope["query_string"])
-        return parse(type_, await read_body(request.scope, request.receive))
+        return await decision_of(self._tokens, request, type_)
+
+
+async def decision_of(tokens: Tokens, request: Request, type_: type[T]) -> T:
+    """The body of a request that changes the fleet. Raises BodyError, Denied."""
+    if not tokens.admit(request.scope):
+        raise Denied(401, "authorization: the operators' token is needed", _UNAUTHORIZED)
+    # Where no token is set, a page that an operator's browser shows must not decide.
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise Denied(403, "sec-fetch-site: pages of other sites may not change the fleet")
+    query_of(NoQuery, request.scope["query_string"])
+    return parse(type_, await read_body(request.scope, request.receive))
 
 
 class Denied(Exception):
@@ -218,6 +224,10 @@ def guarded(handler: Handler) -> Handler:
             return error_response(400, str(error))
         except OperatorRefused as error:
             return error_response(409, str(error))
+        except NotKnown as error:
+            return error_response(404, str(error))
+        except NobodyAnswers as error:
+            return error_response(503, f"leader: {error}", _RETRY)
         except StoreError as error:
             _log.warning("a fleet request failed", path=request.url.path, error=str(error))
             busy = isinstance(error, StoreBusy)
@@ -232,12 +242,12 @@ def _processor_query(query: ProcessorsQuery) -> ProcessorQuery:
         sort=query.sort,
         after=_position(query.cursor, f"processors {query.sort}"),
         states=tuple(query.state) if query.state is not UNSET else None,
-        node=_given(query.node),
-        template=_given(query.template),
-        organization_id=_given(query.organization),
-        namespace=_given(query.namespace),
-        health_status=_given(query.health),
-        prefix=_given(query.q),
+        node=given(query.node),
+        template=given(query.template),
+        organization_id=given(query.organization),
+        namespace=given(query.namespace),
+        health_status=given(query.health),
+        prefix=given(query.q),
     )
 
 
@@ -246,11 +256,11 @@ def _node_query(query: NodesQuery) -> NodeQuery:
         limit=query.limit,
         sort=query.sort,
         after=_position(query.cursor, f"nodes {query.sort}"),
-        kind=_given(query.kind),
+        kind=given(query.kind),
         ready=None if query.ready is UNSET else query.ready == "true",
-        status=_given(query.status),
-        organization_id=_given(query.organization),
-        prefix=_given(query.q),
+        status=given(query.status),
+        organization_id=given(query.organization),
+        prefix=given(query.q),
     )
 
 
@@ -260,12 +270,13 @@ def _event_query(query: EventsQuery) -> EventQuery:
     return EventQuery(
         limit=query.limit,
         before_id=_row_id(query.cursor, "events"),
-        after_id=_given(query.after),
-        processor_id=_given(query.processor),
-        node=_given(query.node),
-        kind=_given(query.kind),
-        reason=_given(query.reason),
+        after_id=given(query.after),
+        processor_id=given(query.processor),
+        node=given(query.node),
+        kind=given(query.kind),
+        reason=given(query.reason),
         since=_moment(query.since),
+        explained=query.explained == "true",
     )
 
 
@@ -273,11 +284,11 @@ def _move_query(query: MovesQuery) -> MoveQuery:
     return MoveQuery(
         limit=query.limit,
         before_id=_row_id(query.cursor, "moves"),
-        processor_id=_given(query.processor_id),
-        node=_given(query.node),
-        kind=_given(query.kind),
+        processor_id=given(query.processor_id),
+        node=given(query.node),
+        kind=given(query.kind),
         under_way=None if query.open is UNSET else query.open == "true",
-        outcome=_given(query.outcome),
+        outcome=given(query.outcome),
     )
 
 
@@ -295,14 +306,15 @@ def _clearing_does(status: BrakeStatus) -> str:
 
 def _decided(status: BrakeStatus, message: str) -> Response:
     values = {name: getattr(status, name) for name in BrakeAnswer.__struct_fields__}
-    return _answer(BrakeDecisionAnswer, **values, message=message)
+    return answered(BrakeDecisionAnswer, **values, message=message)
 
 
 def _cordoned(node: str, cordoned: bool, changed: bool, message: str) -> Response:
-    return _answer(CordonAnswer, node=node, cordoned=cordoned, changed=changed, message=message)
+    return answered(CordonAnswer, node=node, cordoned=cordoned, changed=changed, message=message)
 
 
-def _given(value: T | UnsetType) -> T | None:
+def given(value: T | UnsetType) -> T | None:
+    """The value of a parameter; None when it was not given."""
     return None if isinstance(value, UnsetType) else value
 
 
@@ -335,7 +347,8 @@ def _next(order: str, position: Position | None) -> str | None:
     return None if position is None else cursor_of(order, *position)
 
 
-def _answer(type_: type[msgspec.Struct], **values: Any) -> Response:
+def answered(type_: type[msgspec.Struct], **values: Any) -> Response:
+    """200 with these values as a body of that type."""
     return json_response(_convert(values, type_))
 
 

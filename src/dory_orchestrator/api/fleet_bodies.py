@@ -105,6 +105,9 @@ class EventsQuery(Struct):
     kind: Word | UnsetType = UNSET
     reason: Word | UnsetType = UNSET
     since: Moment | UnsetType = UNSET
+    explained: Annotated[
+        Literal["true", "false"], Meta(description="`true`: with the decisions behind them.")
+    ] = "false"
 
 
 class MovesQuery(Struct):
@@ -174,6 +177,43 @@ class ProcessorsAnswer(Struct):
     next_cursor: NextCursor
 
 
+Scalar = str | float | int | bool | None
+
+
+class RuleRow(Struct):
+    """A rule that was asked."""
+
+    rule: str
+    question: str
+    held: Annotated[bool, Meta(description="Whether the answer was yes. The last one decided.")]
+    numbers: Annotated[dict[str, Scalar], Meta(description="What it was answered with.")]
+
+
+class CandidateRow(Struct):
+    """A node that was looked at for a new pod."""
+
+    node: str
+    chosen: bool
+    why_not: Annotated[str | None, Meta(description="In one word.")]
+
+
+class DecisionRow(Struct):
+    """What was decided, and what it rests on."""
+
+    outcome: str
+    reason: str
+    detail: str
+    facts: Annotated[
+        dict[str, Scalar],
+        Meta(description="What was known. `_seconds`: durations and ages; `_ago`: since then."),
+    ]
+    rules: Annotated[list[RuleRow], Meta(description="Those that were asked, in their turn.")]
+    candidates: list[CandidateRow]
+    other_candidates: Annotated[
+        dict[str, int], Meta(description="How many more were looked at, by why not.")
+    ]
+
+
 class EventRow(Struct):
     """An action, or something that was found, and its reason."""
 
@@ -189,6 +229,9 @@ class EventRow(Struct):
     pod_uid: str | None
     epoch: int | None
     term: Annotated[int | None, Meta(description="Of the leader that did it.")]
+    explanation: Annotated[
+        DecisionRow | None, Meta(description="The decision behind it, if `explained`.")
+    ]
 
 
 class ProcessorAnswer(Struct):
@@ -378,6 +421,15 @@ class MoveRow(Struct):
         datetime | None,
         Meta(description="When the state that it was given was seen; null: it got none yet."),
     ]
+    suspect_at: Annotated[
+        datetime | None, Meta(description="When the evidence against the place it left began.")
+    ]
+    created_at: Annotated[
+        datetime | None, Meta(description="Of the pod that arrived, by the cluster's clock.")
+    ]
+    ready_at: Annotated[
+        datetime | None, Meta(description="When that pod was ready, by the cluster's clock.")
+    ]
     ended_at: Annotated[datetime | None, Meta(description="Null: it is under way.")]
     outcome: Annotated[
         str | None,
@@ -429,6 +481,12 @@ class SummaryAnswer(Struct):
     guard_held: bool
     brake_engaged: Annotated[bool, Meta(description="Whether the mass-failure brake holds.")]
     moves_open: Annotated[int, Meta(description="How many moves are under way.")]
+    away: Annotated[int, Meta(description="How many live away from their home.")]
+    pause_until: Annotated[
+        datetime | None, Meta(description="Until then nothing is moved; null: it is not paused.")
+    ]
+    pause_by: str | None
+    pause_reason: str | None
 
 
 # Requests ----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ _ERROR_TEXT = {
     413: "The body is larger than 64 KiB.",
     431: "The headers are larger than 32 KiB.",
     500: "No edge node has this name.",
-    503: "The database does not answer; try again.",
+    503: "The database or the leader does not answer; try again.",
 }
 # Unknown fields are ignored, but a NUL is refused wherever it stands.
 _NO_NUL = {"pattern": r"^[^\x00]*$"}

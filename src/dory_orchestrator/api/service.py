@@ -10,6 +10,20 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dory_orchestrator.api.asgi import SingleSlashes, handlers
+from dory_orchestrator.api.asking import AskingApi
+from dory_orchestrator.api.asking_bodies import (
+    ExplainAnswer,
+    ExplainQuery,
+    OrderAnswer,
+    OrderRequest,
+    PauseAnswer,
+    PauseDecisionAnswer,
+    PauseRequest,
+    PlanAnswer,
+    ResumeRequest,
+    WhatIfAnswer,
+    WhatIfQuery,
+)
 from dory_orchestrator.api.bodies import (
     DecommissionAnswer,
     DecommissionRequest,
@@ -47,6 +61,7 @@ from dory_orchestrator.api.fleet_bodies import (
 )
 from dory_orchestrator.api.health import Health
 from dory_orchestrator.api.openapi import Operation, describe, document_response, page_response
+from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.metrics import CONTENT_TYPE
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -70,8 +85,9 @@ def build(
     render_metrics: Callable[[], bytes],
     edge: EdgeApi | None,
     fleet: FleetApi | None = None,
+    asking: AskingApi | None = None,
 ) -> ASGIApp:
-    """The ASGI application. Without `edge` and `fleet` it serves probes and metrics only.
+    """The ASGI application. Without `edge`, `fleet` and `asking` it serves probes and metrics only.
 
     Heartbeats stand first: the router tries one path after the other.
     """
@@ -79,6 +95,7 @@ def build(
         *(_edge(edge) if edge is not None else ()),
         *_probes(health, render_metrics),
         *(_fleet(fleet) if fleet is not None else ()),
+        *(_asking(asking) if asking is not None else ()),
     ]
     document = describe([operation for operation, _ in table])
     routes = [_route(operation, handler) for operation, handler in table]
@@ -337,6 +354,136 @@ def _decisions(fleet: FleetApi) -> Sequence[tuple[Operation, Handler]]:
                 security="operatorToken",
             ),
             fleet.uncordon,
+        ),
+    ]
+
+
+def _asking(asking: AskingApi) -> Sequence[tuple[Operation, Any]]:
+    return [
+        *((operation, guarded(handler)) for operation, handler in _questions(asking)),
+        *((operation, guarded(handler)) for operation, handler in _orders(asking)),
+    ]
+
+
+def _questions(asking: AskingApi) -> Sequence[tuple[Operation, Handler]]:
+    return [
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/explain",
+                "Explain",
+                "Why a processor or a node is as it is, or what a heartbeat is answered: what was"
+                " known, the rules that were asked with their numbers, the nodes that were looked"
+                " at. The leader answers from its own decision; else what was stored is told.",
+                {200: ExplainAnswer},
+                errors=(400, 404, 503),
+                query_type=ExplainQuery,
+            ),
+            asking.explain,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/plan",
+                "Show the plan",
+                "What is done in this cycle, what would be done but for a pause, and what waits.",
+                {200: PlanAnswer},
+                errors=(400, 503),
+            ),
+            asking.plan,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/what-if",
+                "Suppose that nodes die",
+                "Who would move where, who would wait for room, what would be lost, and how long"
+                " it would take. Nothing is done.",
+                {200: WhatIfAnswer},
+                errors=(400, 404, 503),
+                query_type=WhatIfQuery,
+            ),
+            asking.what_if,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/pause",
+                "Show the pause",
+                "Whether everything is paused, until when, by whom and why.",
+                {200: PauseAnswer},
+                errors=(400, 503),
+            ),
+            asking.pause_status,
+        ),
+    ]
+
+
+def _orders(asking: AskingApi) -> Sequence[tuple[Operation, Handler]]:
+    errors = (*_REQUEST_ERRORS, 403, 503)
+    return [
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/pause/begin",
+                "Pause everything",
+                "Nothing is created, ended or moved until then. Heartbeats go on.",
+                {200: PauseDecisionAnswer},
+                request=PauseRequest,
+                errors=errors,
+                security="operatorToken",
+            ),
+            asking.pause,
+        ),
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/pause/end",
+                "End the pause",
+                "What waited is done now, if it is still right.",
+                {200: PauseDecisionAnswer},
+                request=ResumeRequest,
+                errors=(*errors, 409),
+                security="operatorToken",
+            ),
+            asking.resume,
+        ),
+        *(
+            (
+                Operation(
+                    "POST",
+                    f"/api/v1/fleet/orders/{name}",
+                    summary,
+                    description,
+                    {200: OrderAnswer},
+                    request=OrderRequest,
+                    errors=(*errors, 404, 409),
+                    security="operatorToken",
+                ),
+                handler,
+            )
+            for name, summary, description, handler in (
+                (
+                    "failover",
+                    "Move a processor away",
+                    "An edge processor leaves its home for the cloud, with its state, and stays"
+                    " there until it is sent home.",
+                    asking.order(OrderKind.FAILOVER),
+                ),
+                (
+                    "failback",
+                    "Send a processor home",
+                    "It goes home with its state, without waiting for its home to be well for"
+                    " long.",
+                    asking.order(OrderKind.FAILBACK),
+                ),
+                (
+                    "retry",
+                    "Try a processor again",
+                    "The next try of one that failed is due now.",
+                    asking.retry,
+                ),
+            )
         ),
     ]
 

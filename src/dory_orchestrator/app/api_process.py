@@ -8,6 +8,7 @@ import uuid
 
 from prometheus_client import Counter
 
+from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
 from dory_orchestrator.api.fleet import FleetApi
@@ -168,11 +169,13 @@ class ApiProcess:
             metrics=self.metrics,
             canary=canary_beat,
         )
+        operators = self._operator_tokens()
         app = build(
             health=self.health,
             render_metrics=self.render_metrics,
             edge=edge,
-            fleet=self._make_fleet(),
+            fleet=FleetApi(self.views, tokens=operators, cluster=self.settings.cluster),
+            asking=AskingApi(self.views, tokens=operators),
         )
         shared = Connections(
             metrics=self.metrics,
@@ -181,12 +184,11 @@ class ApiProcess:
         )
         return make_server(app, shared=shared, keep_alive_seconds=self.settings.http_keep_alive)
 
-    def _make_fleet(self) -> FleetApi:
+    def _operator_tokens(self) -> Tokens:
         token = self.settings.operator_token
         if token is None:
             _log.warning("everyone may change the fleet: DORY_OPERATOR_TOKEN is not set")
-        tokens = Tokens(() if token is None else (token.get_secret_value(),))
-        return FleetApi(self.views, tokens=tokens, cluster=self.settings.cluster)
+        return Tokens(() if token is None else (token.get_secret_value(),))
 
     def render_metrics(self) -> bytes:
         """Both processes' metrics as one text."""

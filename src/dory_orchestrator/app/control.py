@@ -8,6 +8,7 @@ from dory_orchestrator.core.model import ComponentHealth, Limits, Pod
 from dory_orchestrator.core.owned import OwnedPod, owned_pods
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.announce import Announcer
+from dory_orchestrator.loops.answer import Answerer
 from dory_orchestrator.loops.checkpoint import Checkpointer
 from dory_orchestrator.loops.depart import DepartedStates
 from dory_orchestrator.loops.evidence import KeptStates, PodEvidence
@@ -112,26 +113,32 @@ class Control:
 
     def _make_reconciler(self) -> Reconciler:
         settings = self.settings
+        limits = self._limits()
         return Reconciler(
             store=self.store,
             cluster=self.cluster,
             watcher=self.watcher,
             observer=self.observer,
             leadership=self.leadership,
-            limits=Limits(
-                namespace=settings.namespace,
-                guard_release_seconds=settings.deletion_guard_seconds,
-                heartbeat_stale_seconds=settings.heartbeat_stale,
-                node_failure_grace_seconds=settings.node_failure_grace,
-                failback_stable_seconds=settings.failback_stable,
-                moves_max=settings.moves_max,
-                checkpoint_interval_seconds=settings.checkpoint_interval,
-            ),
+            limits=limits,
             metrics=self.metrics,
             wake=self.wake,
             poll_interval_seconds=settings.poll_interval,
             evidence=PodEvidence(self.poller, self.checkpointer, settings.health_poll_interval),
             states=KeptStates(self.checkpointer, self.cluster),
+            answerer=Answerer(self.store, limits),
+        )
+
+    def _limits(self) -> Limits:
+        settings = self.settings
+        return Limits(
+            namespace=settings.namespace,
+            guard_release_seconds=settings.deletion_guard_seconds,
+            heartbeat_stale_seconds=settings.heartbeat_stale,
+            node_failure_grace_seconds=settings.node_failure_grace,
+            failback_stable_seconds=settings.failback_stable,
+            moves_max=settings.moves_max,
+            checkpoint_interval_seconds=settings.checkpoint_interval,
         )
 
     def _owned_pods(self) -> Iterable[tuple[Pod, int, float, tuple[str, ...]]]:

@@ -1,9 +1,11 @@
 """What a heartbeat is answered with: promise S1, as one ordered table."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from dory_orchestrator.core.model import Directive
+from dory_orchestrator.core.why import Rule, Scalar, Trail, Why
 
 ENDED = frozenset({"terminated", "failed"})
 """Processor states in which a processor is not desired (reference: edge heartbeat)."""
@@ -52,31 +54,69 @@ DIRECTIVES = {
 }
 
 
+_Holds = Callable[[BeatFacts, str], bool]
+
+_RULES: tuple[tuple[DirectiveReason, Rule, _Holds], ...] = (
+    (DirectiveReason.NOT_RECORDED, Rule.NOT_RECORDED, lambda facts, _: not facts.recorded),
+    (
+        DirectiveReason.DELETION_UNDECIDED,
+        Rule.DELETION_UNDECIDED,
+        lambda facts, _: facts.deletion_undecided and (not facts.found or facts.status in ENDED),
+    ),
+    (DirectiveReason.NOT_FOUND, Rule.NOT_FOUND, lambda facts, _: not facts.found),
+    (DirectiveReason.ENDED, Rule.ENDED, lambda facts, _: facts.status in ENDED),
+    (
+        DirectiveReason.MOVED_AWAY,
+        Rule.MOVED_AWAY,
+        lambda facts, sender: (
+            facts.left_node_name is not None
+            and sender == facts.left_node_name
+            and facts.owner_node_name is not None
+            and sender != facts.owner_node_name
+            and facts.owner_ready
+        ),
+    ),
+)
+"""Whatever leaves a doubt stands above the findings, so that a doubt can only ever lead to
+`continue`."""
+
+
 def decide(facts: BeatFacts, sender_node_name: str) -> tuple[Directive, DirectiveReason]:
     """Choose the directive; the first rule that holds decides.
 
-    `shutdown` needs a fresh positive finding. Whatever leaves a doubt stands above the
-    findings, so that a doubt can only ever lead to `continue`.
+    `shutdown` needs a fresh positive finding.
     """
-    reason = _reason(facts, sender_node_name)
-    return DIRECTIVES[reason], reason
+    for reason, _, holds in _RULES:
+        if holds(facts, sender_node_name):
+            return DIRECTIVES[reason], reason
+    return DIRECTIVES[DirectiveReason.DESIRED], DirectiveReason.DESIRED
 
 
-def _reason(facts: BeatFacts, sender_node_name: str) -> DirectiveReason:
-    if not facts.recorded:
-        return DirectiveReason.NOT_RECORDED
-    if facts.deletion_undecided and (not facts.found or facts.status in ENDED):
-        return DirectiveReason.DELETION_UNDECIDED
-    if not facts.found:
-        return DirectiveReason.NOT_FOUND
-    if facts.status in ENDED:
-        return DirectiveReason.ENDED
-    if (
-        facts.left_node_name is not None
-        and sender_node_name == facts.left_node_name
-        and facts.owner_node_name is not None
-        and sender_node_name != facts.owner_node_name
-        and facts.owner_ready
-    ):
-        return DirectiveReason.MOVED_AWAY
-    return DirectiveReason.DESIRED
+def explain(facts: BeatFacts, sender_node_name: str) -> Why:
+    """Why `decide` answers as it does: the same rules, up to the one that holds."""
+    trail = Trail()
+    numbers: Mapping[Rule, tuple[Scalar, ...]] = {
+        Rule.DELETION_UNDECIDED: (facts.status,),
+        Rule.ENDED: (facts.status,),
+        Rule.MOVED_AWAY: (
+            sender_node_name,
+            facts.left_node_name,
+            facts.owner_node_name,
+            facts.owner_ready,
+        ),
+    }
+    for _, rule, holds in _RULES:
+        if trail.ask(rule, holds(facts, sender_node_name), *numbers.get(rule, ())):
+            break
+    return Why({**_known(facts), "sender_node": sender_node_name}, trail.tried)
+
+
+def _known(facts: BeatFacts) -> dict[str, Scalar]:
+    return {
+        "row_found": facts.found,
+        "status": facts.status,
+        "deletion_undecided": facts.deletion_undecided,
+        "left_node": facts.left_node_name,
+        "owner_node": facts.owner_node_name,
+        "owner_ready": facts.owner_ready,
+    }

@@ -387,6 +387,34 @@ class GuardRecord:
     confirmed: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """An operator's word that nothing is created, ended or moved `until` a moment."""
+
+    until: float
+    by: str
+    reason: str
+
+
+class OrderKind(StrEnum):
+    """What an operator may order for one processor."""
+
+    FAILOVER = "failover"
+    FAILBACK = "failback"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An operator's word for one edge processor: leave home and stay away, or go home.
+
+    That to leave stands until the one to return, which ends when its move begins.
+    """
+
+    kind: OrderKind
+    by: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """Everything that the database says, read at one moment: `now` by its clock.
@@ -408,6 +436,13 @@ class Desired:
     node_records: Mapping[str, "NodeRecord"] = field(default_factory=dict)
     brake: "BrakeRecord | None" = None
     guard: GuardRecord = GuardRecord()
+    pause: Pause | None = None
+    orders: Mapping[UUID, Order] = field(default_factory=dict)
+
+    def ordered(self, processor_id: UUID, kind: OrderKind) -> Order | None:
+        """The order of this kind that stands for a processor."""
+        order = self.orders.get(processor_id)
+        return order if order is not None and order.kind is kind else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

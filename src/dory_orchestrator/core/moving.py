@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dory_orchestrator.core.brake import BrakeVerdict
-from dory_orchestrator.core.model import EdgeNodeRow, Gap, Move, MoveKind, Node
+from dory_orchestrator.core.model import (
+    EdgeNodeRow,
+    Gap,
+    Move,
+    MoveKind,
+    Node,
+    Order,
+    OrderKind,
+)
 from dory_orchestrator.core.node_health import NodeVerdict
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.core.why import Rule, Trail
@@ -27,19 +35,25 @@ def may_leave(
     verdict: NodeVerdict,
     brake: BrakeVerdict,
     trail: Trail,
+    order: Order | None = None,
 ) -> No | None:
     """Whether processors of a node that is in trouble may be moved away; None: they may.
 
-    `row` is None for an application node: nobody can have forbidden it.
+    `row` is None for an application node: nobody can have forbidden it. `order` is an operator's,
+    to leave it.
     """
     if trail.ask(Rule.NODE_NOT_DEAD, not verdict.is_dead, node_name, str(verdict.state)):
         return No(Reason.NODE_SUSPECT, f"{node_name}: {verdict.detail}")
-    disabled = row is not None and not row.failover_enabled
-    if trail.ask(Rule.FAILOVER_DISABLED, disabled, node_name):
+    disabled = row is not None and not row.failover_enabled and order is None
+    if trail.ask(Rule.FAILOVER_DISABLED, disabled, node_name, _by(order)):
         return No(Reason.FAILOVER_DISABLED, f"{node_name} is dead, and its failover is disabled")
     if holds(brake, trail):
         return No(Reason.BRAKE_HELD, f"{node_name} looks dead, and the brake holds: {brake.detail}")
     return None
+
+
+def _by(order: Order | None) -> str | None:
+    return None if order is None else order.by
 
 
 def holds(brake: BrakeVerdict, trail: Trail) -> bool:
@@ -57,6 +71,18 @@ class Home:
     verdict: NodeVerdict | None
     is_taken: bool
     """Whether another processor is on its way there."""
+    order: Order | None = None
+    """What an operator said of this processor."""
+
+    @property
+    def ordered_home(self) -> Order | None:
+        """By whom it is sent home, if by anybody."""
+        return self.order if self.order and self.order.kind is OrderKind.FAILBACK else None
+
+    @property
+    def ordered_away(self) -> Order | None:
+        """By whom it is kept away, if by anybody."""
+        return self.order if self.order and self.order.kind is OrderKind.FAILOVER else None
 
 
 def may_go_home(
@@ -70,7 +96,11 @@ def may_go_home(
     if row is None or offline:
         said = "is not in the database" if row is None else f"is {row.status}"
         return No(Reason.AWAY, f"its home {said}")
-    if trail.ask(Rule.FAILBACK_BY_HAND, is_manual):
+    away, by = home.ordered_away, _by(home.ordered_home)
+    if trail.ask(Rule.KEPT_AWAY, away is not None, _by(away)) and away is not None:
+        said = f"{away.by} moved it away: {away.reason}"
+        return No(Reason.AWAY, f"stays away from {row.name}: {said}")
+    if trail.ask(Rule.FAILBACK_BY_HAND, is_manual and by is None, is_manual, by):
         return No(
             Reason.AWAY, f"stays away from {row.name}: its template has no automatic failback"
         )
@@ -83,7 +113,8 @@ def may_go_home(
         said = "unknown" if verdict is None else verdict.detail
         return No(Reason.AWAY, f"stays away from {row.name}: {said}")
     left_seconds = max((failback_at or 0.0) - now, 0.0)
-    if trail.ask(Rule.HOME_NOT_STABLE, left_seconds > 0, name, left_seconds):
+    waits = left_seconds > 0 and by is None
+    if trail.ask(Rule.HOME_NOT_STABLE, waits, name, left_seconds, by):
         return No(
             Reason.AWAY,
             f"goes home to {row.name} in {left_seconds:.0f} s, if it stays well ({verdict.state})",

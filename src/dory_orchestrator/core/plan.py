@@ -6,7 +6,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from dory_orchestrator.core.brake import BrakeVerdict
-from dory_orchestrator.core.model import MoveKind, Pod, PodSpec
+from dory_orchestrator.core.model import MoveKind, Pause, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeVerdict
 from dory_orchestrator.core.why import Tried, Why
 
@@ -28,6 +28,7 @@ class Reason(StrEnum):
     MOVED_AWAY = "moved_away"
     GOES_HOME = "goes_home"
     NODE_LEAVES = "node_leaves"
+    ORDERED = "ordered"
     MOVED = "moved"
     UNPROVEN = "unproven"
     HOME_CAME_BACK = "home_came_back"
@@ -38,6 +39,7 @@ class Reason(StrEnum):
     EPOCH_AHEAD = "epoch_ahead"
     FOREIGN_FLEET = "foreign_fleet"
     NAMESPACE_UNSEEN = "namespace_unseen"
+    PAUSED = "paused"
     BACK_OFF = "back_off"
     ROLLOUT_WAITS = "rollout_waits"
     ROLLOUT_STOPPED = "rollout_stopped"
@@ -88,6 +90,7 @@ STATES: Mapping[Reason, State] = {
     Reason.EPOCH_AHEAD: State.HELD,
     Reason.FOREIGN_FLEET: State.HELD,
     Reason.NAMESPACE_UNSEEN: State.PENDING,
+    Reason.PAUSED: State.HELD,
     Reason.BACK_OFF: State.WAITING,
     Reason.ROLLOUT_WAITS: State.RUNNING,
     Reason.ROLLOUT_STOPPED: State.RUNNING,
@@ -99,6 +102,7 @@ STATES: Mapping[Reason, State] = {
     Reason.MOVED_AWAY: State.MOVING,
     Reason.GOES_HOME: State.MOVING,
     Reason.NODE_LEAVES: State.MOVING,
+    Reason.ORDERED: State.MOVING,
     Reason.MOVED: State.RUNNING,
     Reason.UNPROVEN: State.RUNNING,
     Reason.HOME_CAME_BACK: State.RUNNING,
@@ -355,7 +359,8 @@ class Plan:
 
     `strangers` are pods that call themselves ours but belong to another fleet, or to none.
     `desired_counts` are the guard's counts of this moment. `nodes` are by `node_key`.
-    `stopped_rollouts` say of each template whose rollout stopped why. `tried` are the rules that
+    `stopped_rollouts` say of each template whose rollout stopped why. While a `pause` lasts,
+    `paused` is what would be done. `tried` are the rules that
     were asked for each processor, `choices` the nodes that were looked at for those that need one.
     """
 
@@ -372,6 +377,8 @@ class Plan:
     nodes: Mapping[str, NodeVerdict] = field(default_factory=dict)
     stopped_rollouts: Mapping[str, str] = field(default_factory=dict)
     brake: BrakeVerdict | None = None
+    pause: Pause | None = None
+    paused: tuple[Create | Delete | CancelMove, ...] = ()
     desired_counts: Mapping[str, int] = field(default_factory=dict)
     node_loads: Mapping[str, NodeLoad] = field(default_factory=dict)
     wake_at: float | None = None

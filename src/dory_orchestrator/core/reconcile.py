@@ -17,6 +17,7 @@ from dory_orchestrator.core.model import (
     ProcessorConfig,
     Snapshot,
 )
+from dory_orchestrator.core.pausing import paused
 from dory_orchestrator.core.plan import (
     Adopt,
     CancelMove,
@@ -73,7 +74,7 @@ def compute(snapshot: Snapshot, limits: Limits) -> Plan:
         tried={key: trail.tried for key, trail in cycle.trails.items()},
         choices=cycle.choices,
     )
-    return explained(snapshot, plan)
+    return paused(snapshot, explained(snapshot, plan))
 
 
 def refused(create: Create, message: str, failures: int, limits: Limits) -> Failure:

@@ -13,11 +13,12 @@ from dory_orchestrator.core.model import (
     Limits,
     Move,
     MoveKind,
+    OrderKind,
     Ownership,
     Pod,
     Snapshot,
 )
-from dory_orchestrator.core.moving import Home, No, may_go_home, may_leave, measure
+from dory_orchestrator.core.moving import Home, No, holds, may_go_home, may_leave, measure
 from dory_orchestrator.core.node_health import NodeVerdict
 from dory_orchestrator.core.placing import Place, Placing
 from dory_orchestrator.core.plan import CancelMove, EndMove, Finding, MoveStart, Reason
@@ -146,7 +147,8 @@ class Relocating(Placing):
         verdict: NodeVerdict,
     ) -> No:
         key = wanted.config.processor_id
-        no = may_leave(node_name, row, verdict, self.health.brake, self.trails[key])
+        order = self.desired.ordered(key, OrderKind.FAILOVER)
+        no = may_leave(node_name, row, verdict, self.health.brake, self.trails[key], order)
         if no is not None:
             return no
         if own is not None and self._must_wait(key, own):
@@ -302,12 +304,16 @@ class Relocating(Placing):
         elif wanted.config.node_type == EDGE and row is not None and is_leaving_node(row):
             self._ask(processor_id, Rule.NODE_LEAVES, True, row.name)
             self._depart(wanted, own, pod, row)
+        elif move is not None and move.kind is MoveKind.DEPARTURE and pod.uid == move.old_uid:
+            self._go_on_leaving(wanted, own, pod, move)
         elif move is not None:
             self._look_at_arrival(wanted, own, pod, move)
         elif self.findings[processor_id].reason is Reason.RUNNING:
             home_id = self.desired.homes.get(processor_id)
             if home_id is not None and processor_id not in self.desired.links:
                 self.away.append(Away(wanted, own, pod, home_id))
+            else:
+                self._follow_order(wanted, own, pod)
 
     def _is_home(self, own: Ownership, pod: Pod, move: Move) -> bool:
         """Not the pod that goes home, nor one where that was: a creation that the cluster was
@@ -318,16 +324,39 @@ class Relocating(Placing):
         # The cluster has not placed a pod yet that is meant for home.
         return home is not None and home.name == (pod.node_name or own.node_name)
 
-    def _depart(self, wanted: Wanted, own: Ownership, pod: Pod, row: EdgeNodeRow) -> None:
-        """Leave an edge node that was decommissioned, gracefully: at its end the pod saves its
-        state. Where it goes is decided when it is gone."""
+    def _follow_order(self, wanted: Wanted, own: Ownership, pod: Pod) -> None:
+        """Leave home for the cloud because an operator says so, if there is room for it."""
         processor_id = wanted.config.processor_id
+        order = self.desired.ordered(processor_id, OrderKind.FAILOVER)
+        row = self.desired.edge_nodes.get(self.desired.links.get(processor_id, processor_id))
+        if order is None or row is None or wanted.config.node_type != EDGE:
+            return
+        self._ask(processor_id, Rule.ORDERED_AWAY, True, order.by, order.reason)
+        if holds(self.health.brake, self.trails[processor_id]):
+            detail = f"{order.by} ordered it away from {row.name}, but the brake holds"
+            self.findings[processor_id] = Finding(Reason.BRAKE_HELD, detail, pod)
+            return
+        place = self._choose(wanted, APPLICATION_NODE_SELECTOR, None)
+        full = place.choice.node_name is None
+        if self._ask(processor_id, Rule.NO_NODE_FITS, full, len(place.choice.unfit) + (not full)):
+            # It runs: nobody ends it for a place that is not there.
+            detail = f"{order.by} ordered it away, but no node fits{place.why_not}"
+            self.findings[processor_id] = Finding(Reason.RUNNING, detail, pod)
+            return
+        self._depart(wanted, own, pod, row, f"{order.by} ordered it away: {order.reason}")
+
+    def _depart(
+        self, wanted: Wanted, own: Ownership, pod: Pod, row: EdgeNodeRow, said: str | None = None
+    ) -> None:
+        """Leave an edge node that was decommissioned, or that an operator `said` it leaves,
+        gracefully: at its end the pod saves its state. Where it goes is decided when it is gone."""
+        processor_id = wanted.config.processor_id
+        detail = said or f"{row.name} was decommissioned"
         if self._are_enough_moving(processor_id):
-            detail = f"{row.name} was decommissioned; others are on their way"
+            detail = f"{detail}; others are on their way"
             self.findings[processor_id] = Finding(Reason.MOVE_LIMIT, detail, pod)
             return
         self.on_the_way += 1
-        detail = f"{row.name} was decommissioned"
         start = MoveStart(
             kind=MoveKind.DEPARTURE,
             from_node=row.name,
@@ -340,8 +369,22 @@ class Relocating(Placing):
             fencing=wanted.blueprint.runtime.fencing,
         )
         self.failures.pop(pod.uid, None)
-        self._delete(processor_id, pod, own, Reason.NODE_LEAVES, detail, move=start)
-        self.findings[processor_id] = Finding(Reason.NODE_LEAVES, detail, pod)
+        reason = Reason.NODE_LEAVES if said is None else Reason.ORDERED
+        # Of what nobody hurries its state is taken first, and it stays if that fails.
+        captures = said is not None
+        self._delete(processor_id, pod, own, reason, detail, move=start, captures=captures)
+        self.findings[processor_id] = Finding(reason, detail, pod)
+
+    def _go_on_leaving(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> None:
+        """What was granted may not have been done: it is asked for again."""
+        processor_id = wanted.config.processor_id
+        self._ask(processor_id, Rule.ORDERED_AWAY, True)
+        self.on_the_way += 1
+        detail = f"leaves {move.from_node}"
+        captures = pod.ready and not has_failed(pod)
+        self.failures.pop(pod.uid, None)
+        self._delete(processor_id, pod, own, Reason.ORDERED, detail, captures=captures)
+        self.findings[processor_id] = Finding(Reason.ORDERED, detail, pod)
 
     def _look_at_arrival(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> None:
         processor_id = wanted.config.processor_id
@@ -446,6 +489,7 @@ class Relocating(Placing):
             node=self.snapshot.observed.nodes.get(row.name) if row is not None else None,
             verdict=self.health.edge_nodes.get(one.home_id),
             is_taken=is_taken,
+            order=self.desired.orders.get(processor_id),
         )
         no = may_go_home(
             home,

@@ -65,6 +65,7 @@ class Rule(StrEnum):
     GOES_HOME = "goes_home"
     HOME_FAILED = "home_failed"
     NODE_LEAVES = "node_leaves"
+    ORDERED_AWAY = "ordered_away"
     ARRIVED = "arrived"
     RESTORE_GIVEN_UP = "restore_given_up"
     # Whether it goes home.
@@ -135,7 +136,7 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         Rule.STILL_MANY: Asked(
             "Is it on, and do still many look dead?", (*_COUNTS, "released_below_share")
         ),
-        Rule.PAUSED: Asked("Has an operator paused everything?", ("for_seconds",)),
+        Rule.PAUSED: Asked("Has an operator paused everything?", ("for_seconds", "by", "reason")),
         Rule.ACTING: Asked("Is an earlier decision still being carried out?"),
         Rule.NOT_DEFINED: Asked("Is it not known what should run?", ("error",)),
         Rule.NAMESPACE_UNSEEN: Asked("Can its namespace not be looked at?", ("namespace",)),
@@ -150,7 +151,9 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         ),
         Rule.NODE_IN_TROUBLE: Asked("Is its node in trouble?", ("node", "state", "reason")),
         Rule.NODE_NOT_DEAD: Asked("Is its node in trouble, but not dead?", ("node", "state")),
-        Rule.FAILOVER_DISABLED: Asked("Is failover of its node disabled?", ("node",)),
+        Rule.FAILOVER_DISABLED: Asked(
+            "Is failover of its node disabled, and was none ordered?", ("node", "ordered_by")
+        ),
         Rule.BRAKE_HELD: Asked(
             "Does the mass-failure brake hold?", ("suspect_nodes", "counted_nodes", "reason")
         ),
@@ -171,6 +174,7 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         Rule.GOES_HOME: Asked("Is it on its way home?", ("home_node",)),
         Rule.HOME_FAILED: Asked("Is its home not well any more?", ("home_node",)),
         Rule.NODE_LEAVES: Asked("Was the node that it is on decommissioned?", ("node",)),
+        Rule.ORDERED_AWAY: Asked("Did an operator order it away from its home?", ("by", "reason")),
         Rule.ARRIVED: Asked(
             "Is it ready in its new place, and has it its state?", ("node", "ready", "restored")
         ),
@@ -179,12 +183,16 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         ),
         Rule.AWAY: Asked("Does it live away from its home?", ("node",)),
         Rule.HOME_NOT_ONLINE: Asked("Is its home not online?", ("home_node", "status")),
-        Rule.FAILBACK_BY_HAND: Asked("Does its template say that it goes home by hand only?"),
-        Rule.KEPT_AWAY: Asked("Did an operator move it away?", ("by",)),
+        Rule.FAILBACK_BY_HAND: Asked(
+            "Does its template say that it goes home by hand only, and was it not ordered home?",
+            ("manual", "ordered_by"),
+        ),
+        Rule.KEPT_AWAY: Asked("Did an operator order it away from its home?", ("by",)),
         Rule.HOME_CORDONED: Asked("Is its home cordoned?", ("home_node",)),
         Rule.HOME_NOT_WELL: Asked("Is its home not well?", ("home_node", "state", "reason")),
         Rule.HOME_NOT_STABLE: Asked(
-            "Is its home well for too short a time yet?", ("home_node", "due_in_seconds")
+            "Is its home well for too short a time yet, and was it not ordered home?",
+            ("home_node", "due_in_seconds", "ordered_by"),
         ),
         Rule.NOT_READY_YET: Asked("Is it not ready with its state where it is?"),
         Rule.HOME_TAKEN: Asked("Is another on its way to the same home?", ("home_node",)),

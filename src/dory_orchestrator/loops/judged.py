@@ -3,6 +3,7 @@
 from collections import Counter
 from uuid import UUID
 
+from dory_orchestrator.core.answering import explanation
 from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.model import Desired, EdgeNodeRow, node_key
 from dory_orchestrator.core.node_health import NodeRecord, NodeState, NodeVerdict
@@ -87,7 +88,8 @@ def _row(key: str, verdict: NodeVerdict, edge: tuple[UUID, str] | None) -> NodeH
 
 def _event(key: str, edge: tuple[UUID, str] | None, verdict: NodeVerdict) -> Event:
     name = edge[1] if edge is not None else key.partition(" ")[2]
-    return Event(f"node_{verdict.state}", verdict.reason, verdict.detail, node_name=name)
+    said = (f"node_{verdict.state}", verdict.reason, verdict.detail)
+    return Event(*said, node_name=name, explanation=explanation(*said, verdict.why))
 
 
 def _brake_differs(plan: Plan, desired: Desired) -> bool:
@@ -108,4 +110,5 @@ def _brake_events(brake: BrakeVerdict, desired: Desired) -> list[Event]:
     engaged = brake.record.engaged_at is not None
     if was == engaged:
         return []
-    return [Event("brake", "engaged" if engaged else "released", brake.detail)]
+    said = ("brake", "engaged" if engaged else "released", brake.detail)
+    return [Event(*said, explanation=explanation(*said, brake.why))]

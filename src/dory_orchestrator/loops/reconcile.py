@@ -17,6 +17,7 @@ from dory_orchestrator.core.plan import Create, Delete, EndMove, Plan, Record
 from dory_orchestrator.core.reconcile import compute
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.act import Actor, States, Turn
+from dory_orchestrator.loops.answer import Answerer
 from dory_orchestrator.loops.judged import Judged
 from dory_orchestrator.loops.lead import Leadership
 from dory_orchestrator.loops.observe import Observer
@@ -123,8 +124,10 @@ class Reconciler:
         poll_interval_seconds: float,
         evidence: Evidence | None = None,
         states: States | None = None,
+        answerer: Answerer | None = None,
     ) -> None:
         self._store = store
+        self._answerer = answerer
         self._cluster = cluster
         self._evidence = evidence or NoEvidence()
         self._judged = Judged(store, metrics)
@@ -197,12 +200,15 @@ class Reconciler:
         if lease is None or observed is None:
             # Without a lease another acts; without a picture nothing may be decided.
             return self._interval_seconds
-        plan = self._compute(desired, observed, acting)
+        snapshot = self._snapshot(desired, observed, acting)
+        plan = self._compute(snapshot)
         turn = Turn(group, lease, woken_at)
         # Before anything is granted by it: whoever takes over must know what was known.
         await self._judged.write(lease, plan, desired)
         refused = await self._carry_out(turn, plan, desired)
-        await self._display.show(lease, plan, observed, desired)
+        await self._display.show(lease, plan, snapshot)
+        if self._answerer is not None:
+            await self._answerer.answer(lease, snapshot, plan)
         self._refusals = self._refusals + 1 if refused else 0
         if refused:
             return _BACKOFF.delay_seconds(self._refusals)
@@ -213,8 +219,10 @@ class Reconciler:
         # No less than what a clock can tell: what is due in a moment would else be due for ever.
         return min(self._interval_seconds, max(until_due, _MOMENT_SECONDS))
 
-    def _compute(self, desired: Desired, observed: Observation, acting: frozenset[UUID]) -> Plan:
-        snapshot = Snapshot(
+    def _snapshot(
+        self, desired: Desired, observed: Observation, acting: frozenset[UUID]
+    ) -> Snapshot:
+        return Snapshot(
             desired=desired,
             observed=observed,
             acting=acting,
@@ -223,6 +231,8 @@ class Reconciler:
             restored=self._restored(desired, observed),
             attended_since=self._attended_since(desired),
         )
+
+    def _compute(self, snapshot: Snapshot) -> Plan:
         with self._metrics.reconciliation_compute_duration.time():
             plan = compute(snapshot, self._limits)
         self._history.add(_now(), dict(plan.desired_counts))

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from uuid import UUID
 
+from dory_orchestrator.core.answering import explanation
+from dory_orchestrator.core.explaining import why
 from dory_orchestrator.core.model import (
     APPLICATION_NODE_SELECTOR,
     EDGE_NODE_SELECTOR,
@@ -15,6 +17,7 @@ from dory_orchestrator.core.model import (
     Observation,
     Pod,
     PodPhase,
+    Snapshot,
 )
 from dory_orchestrator.core.plan import Finding, GuardVerdict, NodeLoad, Plan, Reason, State
 from dory_orchestrator.logs import get_logger
@@ -50,12 +53,13 @@ class Display:
         self._strangers: set[str] = set()
         self._stopped: set[str] = set()
 
-    async def show(self, lease: Lease, plan: Plan, observed: Observation, desired: Desired) -> None:
+    async def show(self, lease: Lease, plan: Plan, snapshot: Snapshot) -> None:
         """Write what changed. Raises StoreError; what was not written is written next time."""
+        observed = snapshot.observed
         if lease != self._lease:
-            await self._begin(lease, plan, desired)
+            await self._begin(lease, plan, snapshot.desired)
         await self._show_guard(lease, plan.guard)
-        await self._tell(lease, plan)
+        await self._tell(lease, plan, snapshot)
         await self._show_findings(lease, plan.findings)
         await self._show_nodes(lease, plan, observed)
         if not self._is_marked:
@@ -101,9 +105,9 @@ class Display:
 
     # Events
 
-    async def _tell(self, lease: Lease, plan: Plan) -> None:
+    async def _tell(self, lease: Lease, plan: Plan, snapshot: Snapshot) -> None:
         events = [
-            *self._events(plan.findings),
+            *self._events(plan, snapshot),
             *self._stranger_events(plan),
             *self._rollout_events(plan),
         ]
@@ -123,14 +127,15 @@ class Display:
                     detail=event.detail,
                 )
 
-    def _events(self, findings: Mapping[UUID, Finding]) -> Iterator[Event]:
-        for processor_id, finding in findings.items():
+    def _events(self, plan: Plan, snapshot: Snapshot) -> Iterator[Event]:
+        for processor_id, finding in plan.findings.items():
             if self._reasons.get(processor_id) == finding.reason:
                 continue
-            if finding.reason is Reason.RUNNING:
-                yield _finding_event(_READY, processor_id, finding)
-            elif finding.state in _TOLD_STATES:
-                yield _finding_event(finding.state, processor_id, finding)
+            if finding.reason is Reason.RUNNING or finding.state in _TOLD_STATES:
+                kind = _READY if finding.reason is Reason.RUNNING else str(finding.state)
+                told = why(snapshot, plan, processor_id)
+                said = explanation(kind, finding.reason, finding.detail, told)
+                yield _finding_event(kind, processor_id, finding)._replace(explanation=said)
 
     def _stranger_events(self, plan: Plan) -> Iterator[Event]:
         for pod in plan.strangers:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 from uuid import UUID
 
+from dory_orchestrator.core.answering import Question, QuestionKind
 from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
 from dory_orchestrator.core.model import (
     Desired,
@@ -17,7 +18,10 @@ from dory_orchestrator.core.model import (
     GuardRecord,
     Move,
     MoveKind,
+    Order,
+    OrderKind,
     Ownership,
+    Pause,
     Pod,
 )
 from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState
@@ -45,7 +49,7 @@ from dory_orchestrator.ports import (
     NodeSummary,
     PodFinding,
     StoreDataError,
-    kind_of,
+    event_of,
 )
 from dory_orchestrator.store.configs import ConfigReader
 from dory_orchestrator.store.connections import Connection, Pool
@@ -59,6 +63,7 @@ _Begins = TypeVar("_Begins", Create, Delete)
 _READ_SECONDS = 10.0
 _WRITE_SECONDS = 10.0
 _LOCK_WAIT_MILLISECONDS = "2000"
+_QUESTION_SECONDS = 10.0
 _GAPS_SECONDS = 7_200.0
 """Silence is counted over no more than this: flapping looks back over an hour."""
 
@@ -125,7 +130,7 @@ class ControlStore:
 
         async def work(connection: Connection) -> list[bool]:
             granted = await _Grants(connection).of(actions)
-            events = [_event(a) for a, ok in zip(actions, granted, strict=True) if ok]
+            events = [event_of(a) for a, ok in zip(actions, granted, strict=True) if ok]
             await _write_events(connection, lease, events)
             return granted
 
@@ -269,6 +274,38 @@ class ControlStore:
 
         await self._others.run("forget_events", work, timeout_seconds=_WRITE_SECONDS)
 
+    # What operators ask
+
+    async def open_questions(self, limit: int) -> Sequence[Question]:
+        """See QuestionStore."""
+
+        async def work(connection: Connection) -> list[Question]:
+            rows = await connection.fetch(QUERIES["open_questions"], _QUESTION_SECONDS, limit)
+            return [
+                Question(row["id"], QuestionKind(row["kind"]), json.loads(row["parameters"]))
+                for row in rows
+            ]
+
+        return await self._others.run("open_questions", work, timeout_seconds=_READ_SECONDS)
+
+    async def answer_questions(self, lease: Lease, answers: Mapping[int, str]) -> None:
+        """See QuestionStore."""
+
+        async def work(connection: Connection) -> None:
+            texts = [_storable(text) for text in answers.values()]
+            await connection.execute(QUERIES["answer_questions"], list(answers), texts)
+
+        await self._leading("answer_questions", lease, work)
+
+    async def failover_seconds(self) -> float | None:
+        """See QuestionStore."""
+
+        async def work(connection: Connection) -> float | None:
+            seconds: float | None = await connection.fetchval(QUERIES["failover_experience"])
+            return seconds
+
+        return await self._others.run("failover_seconds", work, timeout_seconds=_READ_SECONDS)
+
     # Health of pods
 
     async def record_pod_health(self, findings: Sequence[PodFinding]) -> None:
@@ -334,6 +371,8 @@ class _DesiredReader:
         records = await connection.fetch(QUERIES["list_node_health"])
         brake = await connection.fetchrow(QUERIES["read_brake"])
         owners = await connection.fetch(QUERIES["list_ownership"])
+        pause = await connection.fetchrow(QUERIES["read_pause"])
+        orders = await connection.fetch(QUERIES["list_orders"])
         return Desired(
             now=moment["now"],
             fleet_id=moment["fleet_id"],
@@ -351,6 +390,8 @@ class _DesiredReader:
                 confirmed_at=guard["confirmed_at"],
                 confirmed=json.loads(guard["confirmed"]),
             ),
+            pause=None if pause is None else Pause(**pause),
+            orders={row[0]: Order(OrderKind(row[1]), row[2], row[3]) for row in orders},
         )
 
 
@@ -417,14 +458,18 @@ class _Grants:
         self._connection = connection
 
     async def of(self, actions: Sequence[Action]) -> list[bool]:
-        """Whether each is granted, in their order."""
-        creates = await self._creations([a for a in actions if isinstance(a, Create)])
-        deletes = await self._deletions([a for a in actions if isinstance(a, Delete)])
+        """Whether each is granted, in their order. While everything is paused nothing is that
+        touches the cluster."""
+        touching = [a for a in actions if isinstance(a, Create | Delete | CancelMove)]
+        if touching and await self._connection.fetchval(QUERIES["check_pause"]):
+            touching = []
+        creates = await self._creations([a for a in touching if isinstance(a, Create)])
+        deletes = await self._deletions([a for a in touching if isinstance(a, Delete)])
         adopts = await self._adoptions([a for a in actions if isinstance(a, Adopt)])
         failures = await self._failures([a for a in actions if isinstance(a, Failure)])
         forgets = await self._forgetting([a for a in actions if isinstance(a, Forget)])
         ends = await self._ends([a for a in actions if isinstance(a, EndMove)])
-        cancels = await self._cancels([a for a in actions if isinstance(a, CancelMove)])
+        cancels = await self._cancels([a for a in touching if isinstance(a, CancelMove)])
 
         def is_granted(action: Action) -> bool:
             match action:
@@ -534,6 +579,7 @@ class _Grants:
                 QUERIES["return_to_edge_nodes"], ids, [node for _, node in home]
             )
             await self._connection.execute(QUERIES["forget_left_nodes"], ids)
+            await self._connection.execute(QUERIES["fulfil_orders"], ids)
 
     async def _leave(self, moves: Sequence[tuple[UUID, MoveStart]]) -> None:
         left = [(key, move) for key, move in moves if move.kind is not MoveKind.FAILBACK]
@@ -554,6 +600,8 @@ class _Grants:
             [a.pod.node_name for a in asked],
             [a.rto_seconds for a in asked],
             [a.rpo_seconds for a in asked],
+            [a.pod.created_at for a in asked],
+            [a.pod.ready_changed_at for a in asked],
         )
 
     async def _cancels(self, asked: Sequence[CancelMove]) -> set[UUID]:
@@ -609,6 +657,7 @@ class _Grants:
         if forgotten:
             await self._connection.execute(QUERIES["stop_links"], list(forgotten))
             await self._connection.execute(QUERIES["drop_moves"], list(forgotten))
+            await self._connection.execute(QUERIES["forget_orders"], list(forgotten))
         return forgotten
 
 
@@ -618,16 +667,6 @@ def _destination(action: Create | Delete) -> str | None:
 
 def _cause(pod: Pod) -> str:
     return pod.exit_reason or pod.waiting_reason or str(pod.phase)
-
-
-def _event(action: Action) -> Event:
-    said = (kind_of(action), action.reason, action.detail, action.processor_id)
-    if isinstance(action, Create):
-        node_name = action.choice.node_name or action.spec.node_name
-        return Event(*said, node_name, action.spec.name, epoch=action.epoch)
-    if isinstance(action, Forget) or action.pod is None:
-        return Event(*said, epoch=action.epoch)
-    return Event.of_pod(*said, action.pod)._replace(epoch=action.epoch)
 
 
 async def _write_events(connection: Connection, lease: Lease, events: Sequence[Event]) -> None:

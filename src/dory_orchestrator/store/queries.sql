@@ -325,6 +325,46 @@ SELECT processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready, failure
     last_pod_name, namespace
 FROM orchestrator.ownership
 
+-- read_pause --
+-- One that is over is none.
+SELECT until, by, reason FROM orchestrator.pause WHERE until > extract(epoch FROM now())
+
+-- check_pause --
+-- Held until the end of the transaction: a pause that is begun meanwhile waits for what was granted
+-- before it.
+SELECT COALESCE(until > extract(epoch FROM clock_timestamp()), false)
+FROM orchestrator.pause FOR SHARE
+
+-- list_orders --
+SELECT processor_id, kind, by, reason FROM orchestrator.orders
+
+-- fulfil_orders --
+-- $1 processor ids. To go home: their move has begun.
+DELETE FROM orchestrator.orders WHERE processor_id = ANY ($1::uuid[]) AND kind = 'failback'
+
+-- forget_orders --
+-- $1 processor ids.
+DELETE FROM orchestrator.orders WHERE processor_id = ANY ($1::uuid[])
+
+-- open_questions --
+-- $1 how old at most (seconds), $2 how many.
+SELECT id, kind, parameters::text AS parameters FROM orchestrator.questions
+WHERE answered_at IS NULL AND asked_at > now() - make_interval(secs => $1)
+ORDER BY id LIMIT $2
+
+-- answer_questions --
+-- $1 ids, $2 answers as JSON.
+UPDATE orchestrator.questions q SET answered_at = now(), answer = a.answer::jsonb
+FROM unnest($1::bigint[], $2::text[]) AS a (id, answer)
+WHERE q.id = a.id AND q.answered_at IS NULL
+
+-- failover_experience --
+-- The median time of failovers from their grant to their end, of the last hundred.
+SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)::float8 FROM (
+    SELECT extract(epoch FROM ended_at - began_at)::float8 AS seconds FROM orchestrator.moves
+    WHERE kind = 'failover' AND outcome = 'done' ORDER BY id DESC LIMIT 100
+) last
+
 -- read_guard --
 SELECT extract(epoch FROM held_since)::float8 AS held_since,
     extract(epoch FROM confirmed_at)::float8 AS confirmed_at, confirmed::text AS confirmed
@@ -359,12 +399,15 @@ FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::float8[], $5::float8[])
     AS a (processor_id, kind, edge_node_id, heartbeat_at, decided_at)
 LEFT JOIN edge_nodes n ON n.id = a.edge_node_id
 LEFT JOIN orchestrator.cordons c ON c.edge_node_id = a.edge_node_id
+LEFT JOIN orchestrator.orders o ON o.processor_id = a.processor_id
 WHERE clock_timestamp() < to_timestamp(a.decided_at) + interval '5 seconds'
     AND CASE
         WHEN a.edge_node_id IS NULL THEN true
         WHEN a.kind = 'failback' THEN n.status::text = 'online' AND c.edge_node_id IS NULL
+            AND o.kind IS DISTINCT FROM 'failover'
         WHEN a.kind = 'departure' THEN n.status::text = 'decommissioned'
-        ELSE n.failover_enabled
+            OR COALESCE(o.kind = 'failover', false)
+        ELSE (n.failover_enabled OR COALESCE(o.kind = 'failover', false))
             AND extract(epoch FROM n.last_heartbeat_at)::float8 IS NOT DISTINCT FROM a.heartbeat_at
     END
     AND NOT EXISTS (
@@ -447,12 +490,16 @@ FROM unnest($1::uuid[], $2::bigint[], $3::float8[]) AS a (processor_id, epoch, s
 WHERE m.processor_id = a.processor_id AND m.ended_at IS NULL
 
 -- end_moves --
--- $1 processor ids, $2 epochs, $3 pod uids, $4 nodes, $5 RTO, $6 RPO in seconds.
+-- $1 processor ids, $2 epochs, $3 pod uids, $4 nodes, $5 RTO, $6 RPO in seconds, $7 when the pod
+-- was created and $8 ready (Unix seconds).
 UPDATE orchestrator.moves m
 SET ended_at = now(), outcome = 'done', to_node = a.node_name, rto_seconds = a.rto_seconds,
-    rpo_seconds = a.rpo_seconds
-FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::float8[])
-    AS a (processor_id, epoch, pod_uid, node_name, rto_seconds, rpo_seconds)
+    rpo_seconds = a.rpo_seconds, created_at = to_timestamp(a.created_at),
+    ready_at = to_timestamp(a.ready_at)
+FROM unnest(
+    $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::float8[], $6::float8[], $7::float8[],
+    $8::float8[]
+) AS a (processor_id, epoch, pod_uid, node_name, rto_seconds, rpo_seconds, created_at, ready_at)
 JOIN orchestrator.ownership o
     ON o.processor_id = a.processor_id AND o.epoch = a.epoch AND o.pod_uid = a.pod_uid
 WHERE m.processor_id = a.processor_id AND m.ended_at IS NULL
@@ -725,13 +772,16 @@ WHERE held_since IS NOT NULL
 
 -- record_events --
 INSERT INTO orchestrator.events (
-    kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, term
+    kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, explanation, term
 )
-SELECT a.*, $9::bigint
+SELECT a.kind, a.reason, a.detail, a.processor_id, a.node_name, a.pod_name, a.pod_uid, a.epoch,
+    a.explanation::jsonb, $10::bigint
 FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-    $8::bigint[]
-) AS a
+    $8::bigint[], $9::text[]
+) AS a (
+    kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, explanation
+)
 
 -- forget_events --
 DELETE FROM orchestrator.events

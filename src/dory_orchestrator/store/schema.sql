@@ -246,6 +246,8 @@ CREATE TABLE orchestrator.events (
     pod_uid text,
     epoch bigint,
     term bigint,
+    -- Of what was decided: what was known, and which rules were asked.
+    explanation jsonb,
     CONSTRAINT events_pkey PRIMARY KEY (id)
 );
 
@@ -318,6 +320,9 @@ CREATE TABLE orchestrator.moves (
     outcome text,
     rto_seconds double precision,
     rpo_seconds double precision,
+    -- Of the pod that arrived, by the cluster's clock.
+    created_at timestamptz,
+    ready_at timestamptz,
     CONSTRAINT moves_pkey PRIMARY KEY (id),
     CONSTRAINT moves_kind_check CHECK (kind IN ('failover', 'failback', 'departure')),
     CONSTRAINT moves_outcome_check
@@ -360,13 +365,48 @@ CREATE UNIQUE INDEX brake_single_row_key ON orchestrator.brake ((true));
 
 INSERT INTO orchestrator.brake DEFAULT VALUES;
 
+-- Until when nothing is created, ended or moved. Unix seconds.
+CREATE TABLE orchestrator.pause (
+    until double precision,
+    began_at timestamptz,
+    by text,
+    reason text
+);
+
+CREATE UNIQUE INDEX pause_single_row_key ON orchestrator.pause ((true));
+
+INSERT INTO orchestrator.pause DEFAULT VALUES;
+
+-- What operators ordered for single processors. To leave home stands until the order to return,
+-- and that until its move begins.
+CREATE TABLE orchestrator.orders (
+    processor_id uuid NOT NULL,
+    kind text NOT NULL,
+    by text NOT NULL,
+    reason text NOT NULL,
+    ordered_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT orders_pkey PRIMARY KEY (processor_id),
+    CONSTRAINT orders_kind_check CHECK (kind IN ('failover', 'failback'))
+);
+
+-- What operators ask, and what the leader answered. Kept for a minute.
+CREATE TABLE orchestrator.questions (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    asked_at timestamptz NOT NULL DEFAULT now(),
+    kind text NOT NULL,
+    parameters jsonb NOT NULL,
+    answered_at timestamptz,
+    answer jsonb,
+    CONSTRAINT questions_pkey PRIMARY KEY (id)
+);
+
 -- Which migration this is.
 CREATE TABLE orchestrator.alembic_version (
     version_num character varying(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0007');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0008');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

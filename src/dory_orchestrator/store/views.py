@@ -7,7 +7,11 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from dory_orchestrator.core.model import Limits
+from dory_orchestrator.core import ordering
+from dory_orchestrator.core.answering import QuestionKind, json_text
+from dory_orchestrator.core.directive import BeatFacts
+from dory_orchestrator.core.model import Limits, OrderKind
+from dory_orchestrator.core.ordering import OrderFacts
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
@@ -21,10 +25,13 @@ from dory_orchestrator.ports import (
     MovePage,
     MoveQuery,
     MoveView,
+    NobodyAnswers,
     NodePage,
     NodeQuery,
     NodeView,
+    NotKnown,
     OperatorRefused,
+    PauseStatus,
     Position,
     ProcessorPage,
     ProcessorQuery,
@@ -44,6 +51,8 @@ _LOCK_WAIT_MILLISECONDS = "1000"
 _NAMED_MAX = 100
 _SETTLE_SECONDS = 0.01
 _SETTLE_TRIES = 20
+_QUESTIONS_KEPT_SECONDS = 60.0
+_ANSWER_POLL_SECONDS = 0.05
 _CONFIRMATION_SECONDS = Limits().guard_confirmation_seconds
 
 
@@ -97,12 +106,12 @@ class PostgresViews:
         async def work(connection: Connection) -> tuple[Any, list[Any]]:
             row = await connection.fetchrow(_QUERIES["list_processors"], *filters)
             events = await connection.fetch(
-                _QUERIES["list_events"], events_max, None, None, processor_id, *[None] * 4
+                _QUERIES["list_events"], events_max, None, None, processor_id, *[None] * 4, False
             )
             return row, events
 
         row, events = await self._read("get_processor", work)
-        return None if row is None else (_processor(row), [EventView(**e) for e in events])
+        return None if row is None else (_processor(row), [_event(e) for e in events])
 
     async def list_nodes(self, query: NodeQuery) -> NodePage:
         """See FleetViews."""
@@ -124,7 +133,14 @@ class PostgresViews:
 
     async def list_events(self, query: EventQuery) -> EventPage:
         """See FleetViews."""
-        filters = (query.processor_id, query.node, query.kind, query.reason, query.since)
+        filters = (
+            query.processor_id,
+            query.node,
+            query.kind,
+            query.reason,
+            query.since,
+            query.explained,
+        )
 
         async def work(connection: Connection) -> EventPage:
             # An older page is settled long since.
@@ -229,6 +245,109 @@ class PostgresViews:
 
         return await self._write("uncordon", work)
 
+    async def pause_status(self) -> PauseStatus:
+        """See FleetViews."""
+        return await self._read("pause_status", _pause_status)
+
+    async def pause(self, for_seconds: float, reason: str, by: str) -> PauseStatus:
+        """See FleetViews. All in one transaction."""
+
+        async def work(connection: Connection) -> PauseStatus:
+            until = await connection.fetchval(_QUERIES["pause"], for_seconds, by, reason)
+            told = f"{by} paused everything until {_written(until)}: {reason}"
+            await _tell(connection, "pause", "paused", told)
+            return await _pause_status(connection)
+
+        return await self._write("pause", work)
+
+    async def resume(self, by: str) -> PauseStatus:
+        """See FleetViews. All in one transaction."""
+
+        async def work(connection: Connection) -> PauseStatus:
+            if not await connection.fetchval(_QUERIES["resume"]):
+                raise OperatorRefused("nothing is paused: there is nothing to resume")
+            await _tell(connection, "pause", "resumed", f"{by} ended the pause")
+            return await _pause_status(connection)
+
+        return await self._write("resume", work)
+
+    async def order(self, processor_id: UUID, kind: OrderKind, reason: str, by: str) -> str:
+        """See FleetViews. All in one transaction."""
+
+        async def work(connection: Connection) -> str:
+            facts = await _order_facts(connection, processor_id)
+            refused = ordering.refusal(kind, facts)
+            if refused is not None:
+                raise OperatorRefused(f"processor: {refused}")
+            if kind is OrderKind.FAILBACK and facts.linked_node is not None:
+                await connection.execute(_QUERIES["withdraw_order"], processor_id)
+            else:
+                await connection.execute(_QUERIES["order"], processor_id, str(kind), by, reason)
+            await _tell(connection, "order", str(kind), f"by {by}: {reason}", processor_id)
+            return ordering.follows(kind, facts)
+
+        return await self._write("order", work)
+
+    async def retry(self, processor_id: UUID, reason: str, by: str) -> str:
+        """See FleetViews. All in one transaction."""
+
+        async def work(connection: Connection) -> str:
+            facts = await _order_facts(connection, processor_id)
+            refused = ordering.retry_refusal(facts)
+            if refused is not None:
+                raise OperatorRefused(f"processor: {refused}")
+            await connection.execute(_QUERIES["retry"], processor_id)
+            await _tell(connection, "order", "retry", f"by {by}: {reason}", processor_id)
+            return f"it failed {facts.failures} times in a row, and is tried again now"
+
+        return await self._write("retry", work)
+
+    async def ask(
+        self, kind: QuestionKind, parameters: Mapping[str, Any], *, timeout_seconds: float
+    ) -> Mapping[str, Any]:
+        """See FleetViews. No connection is held while the leader thinks."""
+
+        async def put(connection: Connection) -> int:
+            await connection.execute(_QUERIES["forget_questions"], _QUESTIONS_KEPT_SECONDS)
+            number: int = await connection.fetchval(
+                _QUERIES["ask"], str(kind), json_text(parameters)
+            )
+            await connection.execute(_QUERIES["wake_leader"])
+            return number
+
+        number = await self._write("ask", put)
+        text = await self._wait_for_answer(number, timeout_seconds)
+        answer: Mapping[str, Any] = json.loads(text)
+        if "unknown" in answer:
+            raise NotKnown(str(answer["unknown"]))
+        return answer
+
+    async def _wait_for_answer(self, number: int, timeout_seconds: float) -> str:
+        async def look(connection: Connection) -> str | None:
+            text: str | None = await connection.fetchval(_QUERIES["answer"], number)
+            return text
+
+        until = asyncio.get_running_loop().time() + timeout_seconds
+        while asyncio.get_running_loop().time() < until:
+            text = await self._read("answer", look)
+            if text is not None:
+                return text
+            await asyncio.sleep(_ANSWER_POLL_SECONDS)
+        raise NobodyAnswers(f"no leader answered within {timeout_seconds:g} s")
+
+    async def directive(
+        self, processor_id: UUID, sender_node_name: str | None
+    ) -> tuple[BeatFacts, str]:
+        """See FleetViews."""
+
+        async def work(connection: Connection) -> Any:
+            return await connection.fetchrow(_QUERIES["beat_facts"], processor_id)
+
+        row = dict(await self._read("directive", work))
+        owner_node = row.pop("owner_node")
+        sender = owner_node if sender_node_name is None else sender_node_name
+        return BeatFacts(**row), sender
+
     async def list_moves(self, query: MoveQuery) -> MovePage:
         """See FleetViews."""
         filters = (query.processor_id, query.node, query.kind, query.under_way, query.outcome)
@@ -309,7 +428,7 @@ async def _page_back(
     rows = await connection.fetch(
         _QUERIES["list_events"], query.limit + 1, query.before_id, settled, *filters
     )
-    events = [EventView(**row) for row in rows[: query.limit]]
+    events = [_event(row) for row in rows[: query.limit]]
     lowest = events[-1].id - 1 if events else 0
     follow_id = lowest if settled is None else settled
     return EventPage(events, follow_id, more=len(rows) > query.limit)
@@ -325,7 +444,7 @@ async def _page_forward(
     rows = await connection.fetch(
         _QUERIES["follow_events"], query.limit + 1, after_id, settled, *filters
     )
-    events = [EventView(**row) for row in rows[: query.limit]]
+    events = [_event(row) for row in rows[: query.limit]]
     more = len(rows) > query.limit
     # Behind a complete page nothing is left: whoever filters need not look at it all again.
     return EventPage(events, events[-1].id if more else settled, more)
@@ -375,6 +494,27 @@ async def _locked_node(
 async def _tell_cordon(connection: Connection, reason: str, detail: str, name: str) -> None:
     await connection.execute(_QUERIES["tell_cordon"], reason, detail, name)
     await connection.execute(_QUERIES["wake_leader"])
+
+
+async def _tell(
+    connection: Connection, kind: str, reason: str, detail: str, processor_id: UUID | None = None
+) -> None:
+    """Who decided what, and why; and the leader is woken."""
+    await connection.execute(_QUERIES["tell_decision"], kind, reason, detail, processor_id)
+    await connection.execute(_QUERIES["wake_leader"])
+
+
+async def _pause_status(connection: Connection) -> PauseStatus:
+    return PauseStatus(**await connection.fetchrow(_QUERIES["pause_status"]))
+
+
+async def _order_facts(connection: Connection, processor_id: UUID) -> OrderFacts:
+    """Raises NotKnown."""
+    await connection.execute(_QUERIES["lock_owner"], processor_id)
+    row = await connection.fetchrow(_QUERIES["order_facts"], processor_id)
+    if row is None:
+        raise NotKnown(f"processor: no processor {processor_id} is known")
+    return OrderFacts(**row)
 
 
 async def _brake_status(connection: Connection) -> BrakeStatus:
@@ -435,6 +575,11 @@ def _processor(row: Any) -> ProcessorView:
 def _node(row: Any) -> NodeView:
     values = {name: row[name] for name in _NODE_FIELDS}
     return NodeView(**{**values, "processors": json.loads(values["processors"])})
+
+
+def _event(row: Any) -> EventView:
+    said = row["explanation"]
+    return EventView(**{**row, "explanation": None if said is None else json.loads(said)})
 
 
 def _stranger(row: Any) -> Stranger:

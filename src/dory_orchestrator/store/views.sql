@@ -213,12 +213,13 @@ SELECT
 
 -- list_events --
 -- $1 limit, $2 below this id, $3 at most this id, $4 processor, $5 node, $6 kind, $7 reason,
--- $8 the earliest moment. The newest first.
+-- $8 the earliest moment, $9 whether with explanations. The newest first.
 SELECT
     e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
     (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
         AS processor_name,
-    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term
+    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term,
+    CASE WHEN $9::boolean THEN e.explanation::text END AS explanation
 FROM orchestrator.events e
 WHERE ($2::bigint IS NULL OR e.id < $2)
     AND ($3::bigint IS NULL OR e.id <= $3)
@@ -236,7 +237,8 @@ SELECT
     e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
     (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
         AS processor_name,
-    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term
+    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term,
+    CASE WHEN $9::boolean THEN e.explanation::text END AS explanation
 FROM orchestrator.events e
 WHERE e.id > $2::bigint
     AND e.id <= $3::bigint
@@ -446,6 +448,131 @@ DELETE FROM orchestrator.cordons WHERE edge_node_id = $1 RETURNING true
 -- $1 reason, $2 detail, $3 name of the node.
 INSERT INTO orchestrator.events (kind, reason, detail, node_name) VALUES ('cordon', $1, $2, $3)
 
+-- pause_status --
+-- One that is over is none.
+SELECT until IS NOT NULL AS paused, to_timestamp(until) AS until,
+    CASE WHEN until IS NOT NULL THEN began_at END AS began_at,
+    CASE WHEN until IS NOT NULL THEN by END AS by,
+    CASE WHEN until IS NOT NULL THEN reason END AS reason
+FROM (
+    SELECT CASE WHEN until > extract(epoch FROM now()) THEN until END AS until, began_at, by, reason
+    FROM orchestrator.pause
+) present
+
+-- pause --
+-- $1 seconds, $2 by whom, $3 why.
+UPDATE orchestrator.pause
+SET until = extract(epoch FROM now()) + $1::float8, began_at = now(), by = $2, reason = $3
+RETURNING to_timestamp(until)
+
+-- resume --
+UPDATE orchestrator.pause SET until = NULL WHERE until > extract(epoch FROM now()) RETURNING true
+
+-- tell_decision --
+-- $1 kind, $2 reason, $3 detail, $4 processor.
+INSERT INTO orchestrator.events (kind, reason, detail, processor_id) VALUES ($1, $2, $3, $4)
+
+-- order_facts --
+-- $1 processor. No row when nothing is known of it. What may change meanwhile is locked by the
+-- statement before.
+SELECT
+    (SELECT p.node_type::text FROM processors p WHERE p.id = $1 LIMIT 1) AS node_type,
+    COALESCE(s.reason, 'not_looked_at') AS reason,
+    linked.name AS linked_node,
+    home.name AS home_node,
+    home.status AS home_status,
+    home.cordoned IS TRUE AS home_cordoned,
+    home.ready IS TRUE AS home_ready,
+    home.health AS home_health,
+    (
+        SELECT m.kind FROM orchestrator.moves m
+        WHERE m.processor_id = $1 AND m.ended_at IS NULL
+    ) AS move,
+    (SELECT r.kind FROM orchestrator.orders r WHERE r.processor_id = $1) AS order,
+    EXISTS (
+        SELECT FROM orchestrator.brake b
+        WHERE b.engaged_at IS NOT NULL
+            AND COALESCE(b.override_until <= extract(epoch FROM now()), true)
+    ) AS brake_engaged,
+    EXISTS (
+        SELECT FROM orchestrator.pause u WHERE u.until > extract(epoch FROM now())
+    ) AS paused,
+    (
+        SELECT count(*) FROM orchestrator.nodes n
+        WHERE n.kind = 'application' AND n.ready AND NOT n.unschedulable
+    ) AS application_nodes_ready,
+    COALESCE(o.failures, 0) AS failures,
+    CASE WHEN o.retry_at > now() AND o.failures > 0
+        THEN extract(epoch FROM o.retry_at - now())::float8 END AS waits_seconds
+FROM (SELECT 1) one
+LEFT JOIN orchestrator.processor_states s ON s.processor_id = $1
+LEFT JOIN orchestrator.ownership o ON o.processor_id = $1
+LEFT JOIN LATERAL (
+    SELECT n.name::text AS name FROM edge_node_apps a JOIN edge_nodes n ON n.id = a.edge_node_id
+    WHERE a.processor_id = $1 AND a.status = 'active' ORDER BY a.created_at, a.id LIMIT 1
+) linked ON true
+LEFT JOIN LATERAL (
+    SELECT n.name::text AS name, n.status::text AS status, c.edge_node_id IS NOT NULL AS cordoned,
+        k.ready, h.state AS health
+    FROM (
+        SELECT a.edge_node_id, 0 AS rank, a.updated_at FROM edge_node_apps a
+        WHERE a.processor_id = $1 AND a.status = 'failed_over'
+        UNION ALL
+        SELECT o.left_edge_node_id, 1, o.updated_at WHERE o.left_edge_node_id IS NOT NULL
+    ) left_behind
+    JOIN edge_nodes n ON n.id = left_behind.edge_node_id
+    LEFT JOIN orchestrator.cordons c ON c.edge_node_id = n.id
+    LEFT JOIN orchestrator.nodes k ON k.name = n.name
+    LEFT JOIN orchestrator.node_health h ON h.edge_node_id = n.id
+    WHERE linked.name IS NULL
+    ORDER BY left_behind.rank, left_behind.updated_at DESC LIMIT 1
+) home ON true
+WHERE s.processor_id IS NOT NULL OR EXISTS (SELECT FROM processors p WHERE p.id = $1)
+
+-- lock_owner --
+SELECT epoch FROM orchestrator.ownership WHERE processor_id = $1 FOR UPDATE
+
+-- order --
+-- $1 processor, $2 kind, $3 by whom, $4 why. In place of the one before.
+INSERT INTO orchestrator.orders (processor_id, kind, by, reason) VALUES ($1, $2, $3, $4)
+ON CONFLICT (processor_id) DO UPDATE
+SET kind = excluded.kind, by = excluded.by, reason = excluded.reason, ordered_at = now()
+
+-- withdraw_order --
+DELETE FROM orchestrator.orders WHERE processor_id = $1
+
+-- retry --
+UPDATE orchestrator.ownership SET retry_at = now(), updated_at = now() WHERE processor_id = $1
+
+-- forget_questions --
+-- $1 older than so many seconds.
+DELETE FROM orchestrator.questions WHERE asked_at < now() - make_interval(secs => $1)
+
+-- ask --
+-- $1 kind, $2 parameters as JSON.
+INSERT INTO orchestrator.questions (kind, parameters) VALUES ($1, $2::text::jsonb) RETURNING id
+
+-- answer --
+SELECT answer::text FROM orchestrator.questions WHERE id = $1 AND answered_at IS NOT NULL
+
+-- beat_facts --
+-- $1 processor. What `record_heartbeats` finds out of a beat of it, without writing.
+SELECT
+    p.id IS NOT NULL AS found,
+    true AS recorded,
+    COALESCE(p.status::text, '') AS status,
+    departed.name::text AS left_node_name,
+    CASE WHEN departed.id IS NOT NULL THEN o.node_name END AS owner_node_name,
+    COALESCE(departed.id IS NOT NULL AND o.ready AND o.fencing, false) AS owner_ready,
+    (SELECT held_since IS NOT NULL FROM orchestrator.guard)
+        OR (p.id IS NULL AND o.pod_uid IS NOT NULL AND o.node_name IS NOT NULL) IS TRUE
+        AS deletion_undecided,
+    COALESCE(o.node_name, '') AS owner_node
+FROM (SELECT 1) one
+LEFT JOIN LATERAL (SELECT p.id, p.status FROM processors p WHERE p.id = $1 LIMIT 1) p ON true
+LEFT JOIN orchestrator.ownership o ON o.processor_id = $1
+LEFT JOIN edge_nodes departed ON departed.id = o.left_edge_node_id AND p.id IS NOT NULL
+
 -- list_moves --
 -- $1 limit, $2 below this id, $3 processor, $4 node that is left or reached, $5 kind, $6 whether
 -- it has not ended, $7 outcome. The newest first.
@@ -454,7 +581,8 @@ SELECT
     (SELECT p.name::text FROM processors p WHERE p.id = m.processor_id LIMIT 1)
         AS processor_name,
     m.kind, m.detail, m.from_node, m.to_node, m.edge_node_id, m.old_uid, m.epoch, m.began_at,
-    m.last_alive_at, m.state_at, m.ended_at, m.outcome, m.rto_seconds, m.rpo_seconds
+    m.last_alive_at, m.suspect_at, m.state_at, m.created_at, m.ready_at, m.ended_at, m.outcome,
+    m.rto_seconds, m.rpo_seconds
 FROM orchestrator.moves m
 WHERE ($2::bigint IS NULL OR m.id < $2)
     AND ($3::uuid IS NULL OR m.processor_id = $3)
@@ -503,5 +631,20 @@ SELECT
         WHERE b.engaged_at IS NOT NULL
             AND COALESCE(b.override_until <= extract(epoch FROM now()), true)
     ) AS brake_engaged,
-    (SELECT count(*) FROM orchestrator.moves m WHERE m.ended_at IS NULL) AS moves_open
+    (SELECT count(*) FROM orchestrator.moves m WHERE m.ended_at IS NULL) AS moves_open,
+    (
+        SELECT count(DISTINCT h.processor_id) FROM edge_node_apps h
+        JOIN stored s ON s.id = h.processor_id
+        WHERE h.status = 'failed_over' AND NOT EXISTS (
+            SELECT FROM edge_node_apps e
+            WHERE e.processor_id = h.processor_id AND e.status = 'active'
+        )
+    ) AS away,
+    p.until AS pause_until,
+    p.by AS pause_by,
+    p.reason AS pause_reason
 FROM orchestrator.leader l
+LEFT JOIN (
+    SELECT to_timestamp(until) AS until, by, reason FROM orchestrator.pause
+    WHERE until > extract(epoch FROM now())
+) p ON true

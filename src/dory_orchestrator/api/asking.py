@@ -1,0 +1,183 @@
+"""What is asked of the leader, and what is ordered of it, besides the lists of `fleet`."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dory_orchestrator.api.asking_bodies import (
+    ExplainAnswer,
+    ExplainQuery,
+    OrderAnswer,
+    OrderRequest,
+    PauseAnswer,
+    PauseDecisionAnswer,
+    PauseRequest,
+    PlanAnswer,
+    ResumeRequest,
+    WhatIfAnswer,
+    WhatIfQuery,
+)
+from dory_orchestrator.api.auth import Tokens
+from dory_orchestrator.api.fleet import answered, decision_of, given
+from dory_orchestrator.api.fleet_bodies import NoQuery
+from dory_orchestrator.api.parameters import ParameterError, query_of
+from dory_orchestrator.core import directive
+from dory_orchestrator.core.answering import QuestionKind, decision
+from dory_orchestrator.core.model import OrderKind
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.ports import EventQuery, EventView, FleetViews, NobodyAnswers
+
+_log = get_logger(__name__)
+_ANSWER_SECONDS = 8.0
+"""The leader answers at the end of a cycle: with ten thousand processors in under a second."""
+_EVENTS = 20
+_NOT_LIVE = "no leader answers now: these are the last decisions that were stored"
+
+
+class AskingApi:
+    """The handlers. Asking is open, as reading is; orders need the operators' token."""
+
+    def __init__(self, views: FleetViews, *, tokens: Tokens) -> None:
+        self._views = views
+        self._tokens = tokens
+
+    # Asking
+
+    async def explain(self, request: Request) -> Response:
+        """200 with a decision; 404."""
+        query = query_of(ExplainQuery, request.scope["query_string"])
+        named = [n for n in ("processor", "node", "directive") if getattr(query, n) is not UNSET]
+        if len(named) != 1:
+            raise ParameterError("processor, node, directive: give one of them")
+        if query.sender is not UNSET and query.directive is UNSET:
+            raise ParameterError("sender: only together with directive")
+        processor, node, of_beat = given(query.processor), given(query.node), given(query.directive)
+        if processor is not None:
+            return await self._explain_processor(processor)
+        if node is not None:
+            return await self._explain_node(node, given(query.organization))
+        return await self._explain_directive(of_beat or UUID(int=0), given(query.sender))
+
+    async def _explain_processor(self, key: UUID) -> Response:
+        told = await self._ask(QuestionKind.PROCESSOR, {"id": str(key)})
+        events = await self._events(EventQuery(limit=_EVENTS, processor_id=key, explained=True))
+        return _explained(told, "processor", str(key), None, events)
+
+    async def _explain_node(self, name: str, organization: UUID | None) -> Response:
+        asked = {"name": name, "organization": None if organization is None else str(organization)}
+        told = await self._ask(QuestionKind.NODE, asked)
+        events = await self._events(EventQuery(limit=_EVENTS, node=name, explained=True))
+        return _explained(told, "node", None, name, events)
+
+    async def _explain_directive(self, key: UUID, sender: str | None) -> Response:
+        facts, node = await self._views.directive(key, sender)
+        answer, reason = directive.decide(facts, node)
+        told = directive.explain(facts, node)
+        detail = f"a heartbeat of it from {node or 'no node'} is answered {answer}"
+        said = {"decision": decision(answer, reason, detail, told), "because": []}
+        events = await self._events(EventQuery(limit=_EVENTS, processor_id=key, explained=True))
+        return _explained(said, "directive", str(key), None, events)
+
+    async def _events(self, query: EventQuery) -> Sequence[EventView]:
+        return (await self._views.list_events(query)).events
+
+    async def _ask(self, kind: QuestionKind, asked: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """None: nobody answers. What is stored then has to do."""
+        try:
+            return await self._views.ask(kind, asked, timeout_seconds=_ANSWER_SECONDS)
+        except NobodyAnswers as error:
+            _log.info("a question was not answered", kind=str(kind), error=str(error))
+            return None
+
+    async def plan(self, request: Request) -> Response:
+        """200 with what is being done and what waits; 503 when nobody leads."""
+        query_of(NoQuery, request.scope["query_string"])
+        found = await self._views.ask(QuestionKind.PLAN, {}, timeout_seconds=_ANSWER_SECONDS)
+        return answered(PlanAnswer, **found)
+
+    async def what_if(self, request: Request) -> Response:
+        """200 with what would happen; 404 of an unknown node; 503 when nobody leads."""
+        query = query_of(WhatIfQuery, request.scope["query_string"])
+        down, without_cloud = given(query.node_down) or [], query.without_cloud == "true"
+        if not down and not without_cloud:
+            raise ParameterError("node_down: name a node, or give without_cloud")
+        asked = {"down": down, "without_cloud": without_cloud}
+        found = await self._views.ask(QuestionKind.WHAT_IF, asked, timeout_seconds=_ANSWER_SECONDS)
+        return answered(WhatIfAnswer, **found)
+
+    async def pause_status(self, request: Request) -> Response:
+        """200 with whether everything is paused."""
+        query_of(NoQuery, request.scope["query_string"])
+        return answered(PauseAnswer, **_values(await self._views.pause_status()))
+
+    # Ordering
+
+    async def pause(self, request: Request) -> Response:
+        """200 with the pause."""
+        body = await decision_of(self._tokens, request, PauseRequest)
+        status = await self._views.pause(body.for_seconds, body.reason, body.by)
+        _log.warning("paused", by=body.by, until=str(status.until), reason=body.reason)
+        message = (
+            "until then nothing is created, ended or moved; heartbeats go on, and what was begun"
+            " is carried out within half a minute"
+        )
+        return answered(PauseDecisionAnswer, **_values(status), message=message)
+
+    async def resume(self, request: Request) -> Response:
+        """200 with the pause, which is over; 409 when there is none."""
+        body = await decision_of(self._tokens, request, ResumeRequest)
+        status = await self._views.resume(body.by)
+        _log.warning("resumed", by=body.by)
+        message = "what waited is done now, if it is still right"
+        return answered(PauseDecisionAnswer, **_values(status), message=message)
+
+    def order(self, kind: OrderKind) -> Callable[[Request], Awaitable[Response]]:
+        """The handler of one kind of order: 200 with what follows; 404; 409 with why not."""
+
+        async def handler(request: Request) -> Response:
+            body = await decision_of(self._tokens, request, OrderRequest)
+            message = await self._views.order(body.processor, kind, body.reason, body.by)
+            self._tell(str(kind), body)
+            return answered(OrderAnswer, processor=body.processor, message=message)
+
+        return handler
+
+    async def retry(self, request: Request) -> Response:
+        """200 with what follows; 404; 409 when nothing waits to be tried."""
+        body = await decision_of(self._tokens, request, OrderRequest)
+        message = await self._views.retry(body.processor, body.reason, body.by)
+        self._tell("retry", body)
+        return answered(OrderAnswer, processor=body.processor, message=message)
+
+    def _tell(self, order: str, body: OrderRequest) -> None:
+        key = str(body.processor)
+        _log.warning("ordered", order=order, processor_id=key, by=body.by, reason=body.reason)
+
+
+def _explained(
+    told: Mapping[str, Any] | None,
+    subject: str,
+    key: str | None,
+    name: str | None,
+    events: Sequence[EventView],
+) -> Response:
+    known = told or {}
+    return answered(
+        ExplainAnswer,
+        subject=subject,
+        id=known.get("id", key),
+        name=known.get("name", name),
+        live=told is not None,
+        message="" if told is not None else _NOT_LIVE,
+        decision=known.get("decision"),
+        because=known.get("because", []),
+        events=events,
+    )
+
+
+def _values(status: Any) -> dict[str, Any]:
+    return {name: getattr(status, name) for name in PauseAnswer.__struct_fields__}

@@ -1,0 +1,215 @@
+"""What is asked of the leader, and ordered: what these paths take and give. See `fleet_bodies`."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from dory_orchestrator.api.fleet_bodies import By, DecisionRow, EventRow, Why, Word
+
+PAUSE_SECONDS_MAX = 7 * 86_400
+Names = Annotated[list[Word], Meta(min_length=1, max_length=1000)]
+
+
+class ExplainQuery(Struct):
+    """Of what: one of `processor`, `node` and `directive`."""
+
+    processor: Annotated[UUID | UnsetType, Meta(description="Id of a processor.")] = UNSET
+    node: Annotated[Word | UnsetType, Meta(description="Name of a node.")] = UNSET
+    directive: Annotated[
+        UUID | UnsetType,
+        Meta(description="Id of a processor: what its next heartbeat would be answered."),
+    ] = UNSET
+    organization: Annotated[
+        UUID | UnsetType, Meta(description="Where two organizations have a node of this name.")
+    ] = UNSET
+    sender: Annotated[
+        Word | UnsetType,
+        Meta(description="With `directive`: the node that sends it; else that of its owner."),
+    ] = UNSET
+
+
+class SubjectRow(Struct):
+    """What else was decided, and went into it."""
+
+    subject: str
+    id: str | None
+    name: str | None
+    decision: DecisionRow
+
+
+class ExplainAnswer(Struct):
+    """Why something is as it is."""
+
+    subject: Annotated[str, Meta(description="`processor`, `node` or `directive`.")]
+    id: str | None
+    name: str | None
+    live: Annotated[
+        bool, Meta(description="The leader answered; else only what was stored is known.")
+    ]
+    message: Annotated[str, Meta(description="Why it is not live; else empty.")]
+    decision: Annotated[DecisionRow | None, Meta(description="Null: not live.")]
+    because: Annotated[
+        list[SubjectRow], Meta(description="What went into it: its node, its home, the brake.")
+    ]
+    events: Annotated[
+        list[EventRow], Meta(description="The last 20, the newest first, with their decisions.")
+    ]
+
+
+class ActionRow(Struct):
+    """Something that is done in this cycle."""
+
+    action: str
+    id: UUID
+    name: str | None
+    move: Annotated[str | None, Meta(description="The kind of move that begins with it.")]
+    from_node: str | None
+    node: str | None
+    reason: str
+    detail: str
+
+
+class WaitingRow(Struct):
+    """A processor that waits for something, or is held."""
+
+    id: UUID
+    name: str | None
+    state: str
+    reason: str
+    detail: str
+
+
+class TroubledRow(Struct):
+    """A node that is suspect or dead."""
+
+    name: str
+    state: str
+    reason: str
+    detail: str
+
+
+class PlanAnswer(Struct):
+    """The plan of the present cycle. Of each list the first thousand."""
+
+    actions: list[ActionRow]
+    actions_count: int
+    paused: Annotated[list[ActionRow], Meta(description="What would be done but for the pause.")]
+    paused_count: int
+    paused_for_seconds: float | None
+    waiting: list[WaitingRow]
+    waiting_count: int
+    nodes: list[TroubledRow]
+    nodes_count: int
+    brake_engaged: bool
+    brake: str
+    guard: Annotated[str, Meta(description="What the deletion guard holds; empty: nothing.")]
+    changes_in_seconds: Annotated[
+        float | None, Meta(description="When time alone changes the plan; null: it does not.")
+    ]
+
+
+class WhatIfQuery(Struct):
+    """Which nodes die."""
+
+    node_down: Annotated[
+        Names | UnsetType, Meta(description="One name, or several with commas.")
+    ] = UNSET
+    without_cloud: Annotated[
+        Literal["true", "false"], Meta(description="`true`: every application node dies, too.")
+    ] = "false"
+
+
+class SupposedRow(Struct):
+    """What would become of one processor."""
+
+    id: UUID
+    name: str | None
+    from_node: str | None
+    outcome: Annotated[
+        str, Meta(description="`moves`, `waits` (for room), or `stays` (nothing is done).")
+    ]
+    to_node: str | None
+    reason: str
+    detail: str
+    loss_seconds: Annotated[
+        float | None, Meta(description="Age of its newest checkpoint; null: there is none.")
+    ]
+    wave: Annotated[int | None, Meta(description="In which wave of moves it goes.")]
+    seconds: Annotated[
+        float | None,
+        Meta(description="Until it runs again, at most; null: no failover was measured yet."),
+    ]
+
+
+class WhatIfAnswer(Struct):
+    """What would happen if these nodes died now."""
+
+    nodes_down: list[str]
+    processors: list[SupposedRow]
+    moves: int
+    waits: int
+    stays: int
+    loss_seconds_most: float | None
+    seconds_most: float | None
+    brake_engaged: Annotated[bool, Meta(description="The brake would hold, and nothing move.")]
+    brake: str | None
+    paused: Annotated[bool, Meta(description="Everything is paused now: first it has to end.")]
+    safe: Annotated[bool, Meta(description="Every processor would move.")]
+    detection_seconds: Annotated[
+        float, Meta(description="Until a silent node is known to be dead, at most.")
+    ]
+    failover_seconds: Annotated[
+        float | None, Meta(description="What failovers took of late, from their grant: the median.")
+    ]
+
+
+# Decisions ---------------------------------------------------------------------------------
+
+
+class PauseRequest(Struct):
+    """Nothing is created, ended or moved."""
+
+    for_seconds: Annotated[
+        float, Meta(ge=1, le=PAUSE_SECONDS_MAX, description="For how long, from now on.")
+    ]
+    reason: Why
+    by: By = "an operator"
+
+
+class ResumeRequest(Struct):
+    """Ends a pause."""
+
+    by: By = "an operator"
+
+
+class PauseAnswer(Struct):
+    """Whether everything is paused."""
+
+    paused: bool
+    until: datetime | None
+    began_at: datetime | None
+    by: str | None
+    reason: str | None
+
+
+class PauseDecisionAnswer(PauseAnswer):
+    """The pause after a decision."""
+
+    message: Annotated[str, Meta(description="What that does, in a sentence.")]
+
+
+class OrderRequest(Struct):
+    """What is to be done for one processor."""
+
+    processor: Annotated[UUID, Meta(description="Its id.")]
+    reason: Why
+    by: By = "an operator"
+
+
+class OrderAnswer(Struct):
+    """An order that was taken."""
+
+    processor: UUID
+    message: Annotated[str, Meta(description="What follows, in a sentence.")]

@@ -1,0 +1,69 @@
+"""Answers to what operators ask: by who leads, from the snapshot and the plan of its cycle."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from dory_orchestrator.core.answering import Question, QuestionKind, answer, json_text
+from dory_orchestrator.core.model import Limits, Snapshot
+from dory_orchestrator.core.plan import Plan
+from dory_orchestrator.core.supposing import Experience
+from dory_orchestrator.logs import get_logger
+from dory_orchestrator.ports import Lease, LeaseLost, StoreError
+
+_log = get_logger(__name__)
+_AT_ONCE = 8
+"""A question asks for no more than another computation: so many do not hold up the next cycle."""
+
+
+class Asked(Protocol):
+    """Where questions come from, and what answers rest on besides a snapshot."""
+
+    async def open_questions(self, limit: int) -> Sequence[Question]:
+        """See QuestionStore."""
+        ...
+
+    async def answer_questions(self, lease: Lease, answers: Mapping[int, str]) -> None:
+        """See QuestionStore."""
+        ...
+
+    async def failover_seconds(self) -> float | None:
+        """See QuestionStore."""
+        ...
+
+    async def checkpoint_ages(self) -> Mapping[UUID, float]:
+        """See CheckpointStore."""
+        ...
+
+
+class Answerer:
+    """Gives each question its answer at the end of a cycle."""
+
+    def __init__(self, store: Asked, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+
+    async def answer(self, lease: Lease, snapshot: Snapshot, plan: Plan) -> None:
+        """Answer what was asked, from the plan of this cycle. Raises LeaseLost. Whoever asks what
+        cannot be read or written now waits for the next cycle, or in vain: nothing else does.
+        """
+        try:
+            questions = await self._store.open_questions(_AT_ONCE)
+            if not questions:
+                return
+            experience = await self._experience(questions)
+            answers = {
+                question.id: json_text(answer(question, snapshot, plan, self._limits, experience))
+                for question in questions
+            }
+            await self._store.answer_questions(lease, answers)
+        except LeaseLost:
+            raise
+        except StoreError as error:
+            _log.info("questions wait for the store", error=str(error))
+
+    async def _experience(self, questions: Sequence[Question]) -> Experience:
+        if all(question.kind is not QuestionKind.WHAT_IF for question in questions):
+            return Experience({})
+        ages = await self._store.checkpoint_ages()
+        return Experience(ages, await self._store.failover_seconds())
