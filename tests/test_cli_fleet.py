@@ -150,7 +150,7 @@ class TestProcessors:
         assert "\x1b" not in result.stdout
 
     def test_as_json_over_several_pages(self, service, monkeypatch):
-        monkeypatch.setattr("dory_orchestrator.commands.operate._PAGE", 2)
+        monkeypatch.setattr("dory_orchestrator.commands.asking.PAGE", 2)
         for number in range(5):
             service.add(f"p{number}")
         found = json.loads(service.call("processors", "-o", "json").stdout)

@@ -44,17 +44,22 @@ _SETTLED_IN_DEV = {*_FIXED_IN_DEV, "metrics_port"}
 _OF_MIGRATIONS = ("config_db", "log_level", "log_format")
 
 _LATE: Mapping[str, str] = {
-    "brake": "dory_orchestrator.commands.operate:brake_group",
-    "cordon": "dory_orchestrator.commands.operate:cordon_command",
-    "events": "dory_orchestrator.commands.operate:events_command",
+    "brake": "dory_orchestrator.commands.deciding:brake_group",
+    "cordon": "dory_orchestrator.commands.deciding:cordon_command",
+    "decommission-node": "dory_orchestrator.commands.registering:decommission_node_command",
+    "events": "dory_orchestrator.commands.events:events_command",
     "fleet": "dory_orchestrator.commands.fleet:fleet_group",
-    "guard": "dory_orchestrator.commands.operate:guard_group",
+    "guard": "dory_orchestrator.commands.deciding:guard_group",
     "local": "dory_orchestrator.commands.local:local_group",
-    "moves": "dory_orchestrator.commands.operate:moves_command",
-    "nodes": "dory_orchestrator.commands.operate:nodes_command",
-    "processors": "dory_orchestrator.commands.operate:processors_command",
+    "moves": "dory_orchestrator.commands.listing:moves_command",
+    "node": "dory_orchestrator.commands.listing:node_command",
+    "nodes": "dory_orchestrator.commands.listing:nodes_command",
+    "processor": "dory_orchestrator.commands.listing:processor_command",
+    "processors": "dory_orchestrator.commands.listing:processors_command",
+    "register-node": "dory_orchestrator.commands.registering:register_node_command",
     "simulate": "dory_orchestrator.commands.simulate:simulate_command",
-    "uncordon": "dory_orchestrator.commands.operate:uncordon_command",
+    "summary": "dory_orchestrator.commands.listing:summary_command",
+    "uncordon": "dory_orchestrator.commands.deciding:uncordon_command",
 }
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

@@ -5,11 +5,13 @@ Names and texts come from outside: nothing in them may steer a terminal.
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -48,14 +50,45 @@ def clean(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def render(table: Table, *, wide: bool = False) -> str:
-    """As text: at most as wide as the terminal, unless `wide` or where there is none."""
+_seen_at: ContextVar[datetime | None] = ContextVar("seen_at", default=None)
+
+
+@contextmanager
+def seen_at(moment: datetime) -> Iterator[None]:
+    """Ages are counted up to this moment, and not up to now."""
+    token = _seen_at.set(moment)
+    try:
+        yield
+    finally:
+        _seen_at.reset(token)
+
+
+def render(table: RenderableType, *, wide: bool = False, columns: int | None = None) -> str:
+    """As text: at most as wide as the terminal, unless `wide` or where there is none; or as
+    wide as `columns`."""
     to_people = sys.stdout.isatty()
-    width = None if to_people and not wide else _ENDLESS
-    console = Console(file=sys.stdout, width=width, highlight=False, emoji=False)
+    width = columns or (None if to_people and not wide else _ENDLESS)
+    console = terminal(width)
     with console.capture() as capture:
         console.print(table, soft_wrap=False)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def terminal(columns: int | None = None) -> Console:
+    """Where people look: as wide as it is, or as `columns`."""
+    return Console(file=sys.stdout, width=columns, highlight=False, emoji=False)
+
+
+def widths(table: Table) -> list[int]:
+    """How wide each column would like to be, with its heading."""
+    return [
+        max(_text_width(cell) for cell in (column.header, *column.cells))
+        for column in table.columns
+    ]
+
+
+def _text_width(cell: RenderableType) -> int:
+    return cell.cell_len if isinstance(cell, Text) else len(str(cell))
 
 
 def processors(rows: Sequence[Row], *, wide: bool) -> Table:
@@ -68,7 +101,7 @@ def processors(rows: Sequence[Row], *, wide: bool) -> Table:
         cells = [
             row["name"] or row["id"],
             row["state"],
-            _age(row["since"]),
+            age(row["since"]),
             row["health_status"],
             row["node_name"],
             row["restart_count"],
@@ -108,7 +141,7 @@ def nodes(rows: Sequence[Row], *, wide: bool) -> Table:
         if wide:
             cells += [row["cordon_cause"], _unit(row["cpu_millicores"], "m")]
             cells += [_mebibytes(row["memory_bytes"]), row["gpu_count"]]
-            cells += [row["organization_id"], row["edge_node_id"], _age(row["health_since"])]
+            cells += [row["organization_id"], row["edge_node_id"], age(row["health_since"])]
             cells += [row["health_reason"], row["health_detail"]]
         _add(table, cells)
     return table
@@ -159,7 +192,7 @@ def moves(rows: Sequence[Row], *, wide: bool) -> Table:
             row["processor_name"] or row["processor_id"],
             row["from_node"],
             row["to_node"],
-            row["outcome"] or f"under way {_age(row['began_at'])}",
+            row["outcome"] or f"under way {age(row['began_at'])}",
             _exact(row["rto_seconds"]),
             _exact(row["rpo_seconds"]),
         ]
@@ -175,9 +208,36 @@ def suspects(rows: Sequence[Row]) -> Table:
     """Edge nodes that are suspect or offline."""
     table = _table("NAME", "ID", "STATE", "SINCE", "REASON", "DETAIL")
     for row in rows:
-        cells = [row["name"], row["id"], row["state"], _age(row["since"])]
+        cells = [row["name"], row["id"], row["state"], age(row["since"])]
         _add(table, [*cells, row["reason"], row["detail"]])
     return table
+
+
+def node(row: Row) -> Table:
+    """One below the other, all that is known."""
+    values = {name.replace("_", " "): value for name, value in row.items()}
+    return pairs({**values, "processors": counts(row["processors"])})
+
+
+def summary(row: Row) -> Table:
+    """The fleet in few numbers."""
+    leader = row["leader"]
+    held = [
+        name
+        for name, holds in (("deletion guard", row["guard_held"]), ("brake", row["brake_engaged"]))
+        if holds
+    ]
+    return pairs(
+        {
+            "processors": f"{row['ready']} of {row['desired']} run ({counts(row['states'])})",
+            "nodes": f"{row['nodes_ready']} of {row['nodes']} ready",
+            "moves under way": row["moves_open"],
+            "holds": ", ".join(held),
+            "leader": leader["holder"],
+            "term": leader["term"],
+            "cluster": row["cluster"],
+        }
+    )
 
 
 def brake_state(status: Row) -> str:
@@ -200,7 +260,7 @@ def strangers(rows: Sequence[Row]) -> Table:
     """Pods of other fleets."""
     table = _table("POD", "NODE", "SEEN", "DETAIL")
     for row in rows:
-        _add(table, [row["pod_name"], row["node_name"], _age(row["at"]), row["detail"]])
+        _add(table, [row["pod_name"], row["node_name"], age(row["at"]), row["detail"]])
     return table
 
 
@@ -222,12 +282,12 @@ def counts(values: Mapping[str, int]) -> str:
 
 def ago(moment: str | None) -> str:
     """A moment, and how long ago it was."""
-    return _NOTHING if moment is None else f"{clean(moment)} ({_age(moment)} ago)"
+    return _NOTHING if moment is None else f"{clean(moment)} ({age(moment)} ago)"
 
 
 def until(moment: str) -> str:
     """A moment, and how far away it is."""
-    left = (_moment(moment) - datetime.now(UTC)).total_seconds()
+    left = (_moment(moment) - _now()).total_seconds()
     return f"{clean(moment)} (in {_seconds(left)})"
 
 
@@ -280,8 +340,13 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _age(text: str | None) -> str | None:
-    return None if text is None else _seconds((datetime.now(UTC) - _moment(text)).total_seconds())
+def age(text: str | None) -> str | None:
+    """How long ago a moment was."""
+    return None if text is None else _seconds((_now() - _moment(text)).total_seconds())
+
+
+def _now() -> datetime:
+    return _seen_at.get() or datetime.now(UTC)
 
 
 def _seconds(seconds: float | None) -> str | None:

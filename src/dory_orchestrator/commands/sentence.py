@@ -1,0 +1,43 @@
+"""How the fleet is, in one sentence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_TROUBLE = ("error", "held", "waiting", "pending", "unknown")
+
+
+def sentence(summary: Mapping[str, Any]) -> str:
+    """Of the summary that the fleet API gives: the worst first."""
+    if not summary["current"]:
+        return "Nobody looks at the fleet now: what is shown is as the last leader left it."
+    if summary["brake_engaged"]:
+        return "The brake holds: many nodes look dead at once, and none is moved away from."
+    if summary["guard_held"]:
+        return "The deletion guard holds: pods wait for an operator's word before they are deleted."
+    return _of_processors(summary) + _of_nodes(summary)
+
+
+def is_well(summary: Mapping[str, Any]) -> bool:
+    """Whether nobody need look closer."""
+    held = summary["brake_engaged"] or summary["guard_held"] or not summary["current"]
+    missing = summary["desired"] - summary["ready"] or summary["nodes"] - summary["nodes_ready"]
+    return not (held or missing or summary["moves_open"])
+
+
+def _of_processors(summary: Mapping[str, Any]) -> str:
+    desired, missing = summary["desired"], summary["desired"] - summary["ready"]
+    if not desired:
+        return "No processor is desired."
+    if not missing:
+        return f"All {desired} processors run." if desired > 1 else "The one processor runs."
+    moving = f", {summary['moves_open']} on their way" if summary["moves_open"] else ""
+    states = summary["states"]
+    trouble = ", ".join(f"{states[name]} {name}" for name in _TROUBLE if states.get(name))
+    return f"{missing} of {desired} processors do not run{moving}{trouble and f': {trouble}'}."
+
+
+def _of_nodes(summary: Mapping[str, Any]) -> str:
+    missing = summary["nodes"] - summary["nodes_ready"]
+    if not missing:
+        return ""
+    return f" {missing} of {summary['nodes']} nodes {'is' if missing == 1 else 'are'} not ready."
