@@ -20,9 +20,12 @@ import uvicorn
 from click.testing import CliRunner, Result
 from structlog.testing import capture_logs
 from tests.contract.fleet_worlds import MemoryFleet
+from tests.doubles import MemoryStore
 
 from dory_orchestrator.api.auth import Tokens
+from dory_orchestrator.api.edge import EdgeApi
 from dory_orchestrator.api.fleet import FleetApi
+from dory_orchestrator.api.group_commit import HeartbeatRecorder
 from dory_orchestrator.api.health import Health
 from dory_orchestrator.api.service import build
 from dory_orchestrator.cli import main
@@ -71,7 +74,16 @@ class Service:
         self.world = MemoryFleet()
         metrics = Metrics()
         fleet = FleetApi(self.world.views, tokens=Tokens(tokens), cluster="local")
-        app = build(health=Health(metrics), render_metrics=metrics.render, edge=None, fleet=fleet)
+        self.store, self.asked = MemoryStore(), list[tuple[str, str]]()
+        recorder = HeartbeatRecorder(self.store, metrics=metrics)
+        edge = EdgeApi(recorder=recorder, nodes=self.store, tokens=Tokens(tokens), metrics=metrics)
+        health = Health(metrics)
+        served = build(health=health, render_metrics=metrics.render, edge=edge, fleet=fleet)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            self.asked.append((scope["method"], scope["path"]))
+            await served(scope, receive, send)
+
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))

@@ -59,6 +59,7 @@ _LATE: Mapping[str, str] = {
     "register-node": "dory_orchestrator.commands.registering:register_node_command",
     "simulate": "dory_orchestrator.commands.simulate:simulate_command",
     "summary": "dory_orchestrator.commands.listing:summary_command",
+    "top": "dory_orchestrator.commands.top:top_command",
     "uncordon": "dory_orchestrator.commands.deciding:uncordon_command",
 }
 

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, OverflowMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +19,11 @@ Row = Mapping[str, Any]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOTHING = "-"
 _ENDLESS = 100_000
+_BROKEN = "DETAIL"
+_SHRINKING = frozenset(
+    {"NAME", "READY", "NODE", "PROCESSOR", "PROCESSORS", "FROM", "TO", "POD", "REASON", _BROKEN}
+)
+"""Columns that are made narrower where there is too little place, the widest first."""
 _STYLES = {
     "running": "green",
     "starting": "cyan",
@@ -111,7 +116,7 @@ def processors(rows: Sequence[Row], *, wide: bool) -> Table:
         if wide:
             cells += [row["id"], row["template"], row["version"], row["namespace"]]
             cells += [row["status"], row["pod_name"], row["pod_ip"], row["epoch"]]
-        _add(table, cells)
+        add_row(table, cells)
     return table
 
 
@@ -129,11 +134,7 @@ def nodes(rows: Sequence[Row], *, wide: bool) -> Table:
             _column(table, heading)
     for row in rows:
         cells = [
-            row["name"],
-            row["kind"],
-            _readiness(row),
-            _status(row),
-            _seconds(row["heartbeat_age_seconds"]),
+            *node_state(row),
             None if row["utilisation"] is None else f"{row['utilisation']:.0%}",
             None if row["pods"] is None else f"{row['pods']}/{row['pods_max']}",
             counts(row["processors"]),
@@ -143,8 +144,14 @@ def nodes(rows: Sequence[Row], *, wide: bool) -> Table:
             cells += [_mebibytes(row["memory_bytes"]), row["gpu_count"]]
             cells += [row["organization_id"], row["edge_node_id"], age(row["health_since"])]
             cells += [row["health_reason"], row["health_detail"]]
-        _add(table, cells)
+        add_row(table, cells)
     return table
+
+
+def node_state(row: Row) -> list[object]:
+    """Its name and kind, whether it is ready, how it is judged, and the age of its last beat."""
+    age_seconds = _seconds(row["heartbeat_age_seconds"])
+    return [row["name"], row["kind"], _readiness(row), _status(row), age_seconds]
 
 
 def events(rows: Sequence[Row], *, wide: bool) -> Table:
@@ -153,19 +160,20 @@ def events(rows: Sequence[Row], *, wide: bool) -> Table:
     for heading in ("ID", "PROCESSOR ID", "POD", "EPOCH", "TERM") if wide else ():
         _column(table, heading)
     for row in rows:
-        _add(table, _event_cells(row, wide=wide))
+        add_row(table, event_cells(row, wide=wide))
     return table
 
 
 def event_line(row: Row, *, wide: bool) -> str:
     """An event on a line of its own, for those that come one by one."""
     widths = (8, 9, 16, 36, 16)
-    cells = [_text(cell).plain for cell in _event_cells(row, wide=wide)]
+    cells = [_text(cell).plain for cell in event_cells(row, wide=wide)]
     padded = [f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False)]
     return "  ".join([*padded, *cells[len(widths) :]]).rstrip()
 
 
-def _event_cells(row: Row, *, wide: bool) -> list[object]:
+def event_cells(row: Row, *, wide: bool = False) -> list[object]:
+    """When, what, why, of what, where, and why in a sentence."""
     cells: list[object] = [
         _moment(row["at"]).astimezone().strftime("%H:%M:%S" if not wide else "%Y-%m-%d %H:%M:%S"),
         row["kind"],
@@ -186,22 +194,27 @@ def moves(rows: Sequence[Row], *, wide: bool) -> Table:
     for heading in (*(more if wide else ()), "DETAIL"):
         _column(table, heading)
     for row in rows:
-        cells = [
-            _day_and_time(row["began_at"]),
-            row["kind"],
-            row["processor_name"] or row["processor_id"],
-            row["from_node"],
-            row["to_node"],
-            row["outcome"] or f"under way {age(row['began_at'])}",
-            _exact(row["rto_seconds"]),
-            _exact(row["rpo_seconds"]),
-        ]
+        began_at = _day_and_time(row["began_at"]) or ""
+        cells = [began_at if wide else began_at.partition("-")[2], *move_cells(row)]
         if wide:
             cells += [row["id"], row["processor_id"], row["epoch"]]
             moments = ("last_alive_at", "state_at", "ended_at")
             cells += [_day_and_time(row[name]) for name in moments]
-        _add(table, [*cells, row["detail"]])
+        add_row(table, [*cells, row["detail"]])
     return table
+
+
+def move_cells(row: Row) -> list[object]:
+    """What moves, from where, to where, how that ended, and what it cost."""
+    return [
+        row["kind"],
+        row["processor_name"] or row["processor_id"],
+        row["from_node"],
+        row["to_node"],
+        row["outcome"] or f"under way {age(row['began_at'])}",
+        _exact(row["rto_seconds"]),
+        _exact(row["rpo_seconds"]),
+    ]
 
 
 def suspects(rows: Sequence[Row]) -> Table:
@@ -209,7 +222,7 @@ def suspects(rows: Sequence[Row]) -> Table:
     table = _table("NAME", "ID", "STATE", "SINCE", "REASON", "DETAIL")
     for row in rows:
         cells = [row["name"], row["id"], row["state"], age(row["since"])]
-        _add(table, [*cells, row["reason"], row["detail"]])
+        add_row(table, [*cells, row["reason"], row["detail"]])
     return table
 
 
@@ -252,7 +265,7 @@ def waiting(rows: Sequence[Row]) -> Table:
     table = _table("NAME", "ID", "NAMESPACE", "POD", "NODE", "EPOCH", "POD'S EPOCH")
     for row in rows:
         names = ("id", "namespace", "pod_name", "node_name", "epoch", "pod_epoch")
-        _add(table, [row["name"], *(row[name] for name in names)])
+        add_row(table, [row["name"], *(row[name] for name in names)])
     return table
 
 
@@ -260,7 +273,7 @@ def strangers(rows: Sequence[Row]) -> Table:
     """Pods of other fleets."""
     table = _table("POD", "NODE", "SEEN", "DETAIL")
     for row in rows:
-        _add(table, [row["pod_name"], row["node_name"], age(row["at"]), row["detail"]])
+        add_row(table, [row["pod_name"], row["node_name"], age(row["at"]), row["detail"]])
     return table
 
 
@@ -291,6 +304,11 @@ def until(moment: str) -> str:
     return f"{clean(moment)} (in {_seconds(left)})"
 
 
+def shrinks(heading: str) -> bool:
+    """Whether this column is made narrower before others are."""
+    return heading in _SHRINKING
+
+
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
@@ -299,16 +317,24 @@ def _table(*headings: str) -> Table:
 
 
 def _column(table: Table, heading: str) -> None:
-    # Names are cut before they are broken; what explains is broken and never cut.
-    long = heading == "DETAIL"
-    table.add_column(heading, no_wrap=not long, overflow="fold" if long else "ellipsis")
+    # Names are cut before they are broken, and before numbers are; what explains is broken and
+    # never cut.
+    overflow: OverflowMethod = "fold" if heading == _BROKEN else "ellipsis"
+    table.add_column(heading, no_wrap=heading not in _SHRINKING, overflow=overflow)
 
 
-def _add(table: Table, cells: Sequence[object]) -> None:
-    table.add_row(*map(_text, cells))
+def add_row(table: Table, cells: Sequence[object]) -> None:
+    """A row of what comes from outside: on one line, but for what explains."""
+    texts = [_text(cell) for cell in cells]
+    for text, column in zip(texts, table.columns, strict=True):
+        if column.header != _BROKEN:
+            text.no_wrap, text.overflow = True, "ellipsis"
+    table.add_row(*texts)
 
 
 def _text(value: object) -> Text:
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
     text = _NOTHING if value is None or value == "" else clean(str(value))
     return Text(text, style=_STYLES.get(text, ""))
 
