@@ -5,26 +5,24 @@ Exit codes: 0 fine, 1 the work failed, 2 the call or a setting is wrong.
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn
 from uuid import UUID
 
 import click
 
 from dory_orchestrator import __version__, logs
+from dory_orchestrator.commands.setting_options import config_option, setting_options
 from dory_orchestrator.ports import StoreError
 from dory_orchestrator.settings import (
     Loaded,
     Settings,
     SettingsError,
-    choices,
     environment_name,
-    flag_name,
     load,
     printed,
-    shown,
 )
 
 _PROGRAM = "dory-orchestrator"
@@ -45,8 +43,10 @@ _OF_MIGRATIONS = ("config_db", "log_level", "log_format")
 
 _LATE: Mapping[str, str] = {
     "brake": "dory_orchestrator.commands.deciding:brake_group",
+    "completion": "dory_orchestrator.commands.completion:completion_command",
     "cordon": "dory_orchestrator.commands.deciding:cordon_command",
     "decommission-node": "dory_orchestrator.commands.registering:decommission_node_command",
+    "doctor": "dory_orchestrator.commands.doctor:doctor_command",
     "events": "dory_orchestrator.commands.events:events_command",
     "fleet": "dory_orchestrator.commands.fleet:fleet_group",
     "guard": "dory_orchestrator.commands.deciding:guard_group",
@@ -63,40 +63,9 @@ _LATE: Mapping[str, str] = {
     "uncordon": "dory_orchestrator.commands.deciding:uncordon_command",
 }
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
 _version_option = click.version_option(
     __version__, prog_name=_PROGRAM, message="%(prog)s %(version)s"
 )
-_config_option = click.option(
-    "--config", "config", metavar="FILE", default=None, help="YAML file of settings."
-)
-
-
-def _setting_options(names: Iterable[str]) -> Callable[[_Command], _Command]:
-    """An option for each of these settings. Not given is None; `settings` validates the rest."""
-    options = [_setting_option(name) for name in names]
-
-    def decorate(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _setting_option(name: str) -> Callable[[_Command], _Command]:
-    field = Settings.model_fields[name]
-    text = f"{field.description}  [{environment_name(name)}; {shown(name, field.default)}]"
-    if field.annotation is bool:
-        flags = f"{flag_name(name)}/{flag_name(name, False)}"
-        return click.option(flags, name, default=None, help=text)
-    return click.option(flag_name(name), name, default=None, metavar=_metavar(name), help=text)
-
-
-def _metavar(name: str) -> str:
-    words: dict[object, str] = {float: "DURATION", int: "NUMBER"}
-    return "|".join(choices(name)) or words.get(Settings.model_fields[name].annotation, "TEXT")
 
 
 class _Late(click.Group):
@@ -116,19 +85,43 @@ class _Late(click.Group):
 @click.group(cls=_Late)
 @_version_option
 def main() -> None:
-    """Keeps stateful processors alive across edge and cloud."""
+    """Keeps stateful processors alive across edge and cloud.
+
+    Operators' commands ask a running orchestrator: the one that --url or DORY_URL names, else the
+    `dev` of this folder, else http://127.0.0.1:8080. Those that decide take their token from
+    DORY_OPERATOR_TOKEN, those of the edge API from DORY_STATE_TOKEN.
+
+    \b
+    Examples:
+      dory-orchestrator demo                # see it work, in a minute
+      dory-orchestrator dev                 # everything on this machine
+      dory-orchestrator top                 # watch a fleet
+      dory-orchestrator doctor              # what is wrong, and how to mend it
+
+    \b
+    Exit codes:
+      0    fine
+      1    the work failed, it cannot be reached or says no, or nothing was found
+      2    the call, a setting or a token is wrong
+      130  ended with Ctrl-C
+    """
 
 
 @main.command("run")
 @_version_option
-@_config_option
+@config_option
 @click.option("--print-config", is_flag=True, help="Print settings and their sources, and exit.")
-@_setting_options(Settings.model_fields)
+@setting_options(Settings.model_fields)
 def run_command(config: str | None, print_config: bool, **flags: object) -> None:
     """Run in production, with your PostgreSQL and Kubernetes.
 
     A setting comes from the environment variable in brackets, else from its flag, else from the
     file, else it is the default in brackets. Only --kubeconfig beats its variable.
+
+    \b
+    Examples:
+      dory-orchestrator run --config settings.yaml
+      dory-orchestrator run --print-config --poll-interval 10s
     """
     loaded = _load(flags, os.environ, config)
     if print_config:
@@ -163,11 +156,17 @@ def run_command(config: str | None, print_config: bool, **flags: object) -> None
     help="Fleet to load. An empty file: an empty fleet. Without it: an example, the first time.",
 )
 @click.option("--watch", is_flag=True, help="Restart a pod when its source is saved.")
-@_setting_options(name for name in Settings.model_fields if name not in _SETTLED_IN_DEV)
+@setting_options(name for name in Settings.model_fields if name not in _SETTLED_IN_DEV)
 def dev_command(
     data_dir: Path, port: int, fleet: Path | None, watch: bool, **flags: object
 ) -> None:
-    """Run everything on this machine, with a database and a cluster of its own."""
+    """Run everything on this machine, with a database and a cluster of its own.
+
+    \b
+    Examples:
+      dory-orchestrator dev
+      dory-orchestrator dev --fleet fleet.yaml --watch
+    """
     _check_fleet(fleet)
     variables = {environment_name(name) for name in _SETTLED_IN_DEV}
     environ = {name: value for name, value in os.environ.items() if name not in variables}
@@ -187,6 +186,11 @@ def demo_command(edge_node: str | None, keep: bool, plain: bool) -> None:
 
     Takes about a minute, touches nothing of yours, and leaves nothing behind. Exit code 0 only if
     the state was carried over and back; 130 after Ctrl-C.
+
+    \b
+    Examples:
+      dory-orchestrator demo
+      dory-orchestrator demo --edge-node edge-1 --keep
     """
     try:
         logs.configure("error", "auto")
@@ -199,14 +203,25 @@ def demo_command(edge_node: str | None, keep: bool, plain: bool) -> None:
 
 @main.group("db")
 def db_group() -> None:
-    """Migrations of the database."""
+    """Migrations of the database.
+
+    \b
+    Examples:
+      dory-orchestrator db current
+      dory-orchestrator db upgrade
+    """
 
 
 @db_group.command("upgrade")
-@_config_option
-@_setting_options(_OF_MIGRATIONS)
+@config_option
+@setting_options(_OF_MIGRATIONS)
 def upgrade_command(config: str | None, **flags: object) -> None:
-    """Bring the database to what this version needs. Nothing is dropped."""
+    """Bring the database to what this version needs. Nothing is dropped.
+
+    \b
+    Examples:
+      dory-orchestrator db upgrade --config-db postgresql://dory_migrate@db.example/platform
+    """
     settings = _load(flags, os.environ, config).settings
     url = _database_url(settings)
     _configure_logs(settings)
@@ -219,10 +234,15 @@ def upgrade_command(config: str | None, **flags: object) -> None:
 
 
 @db_group.command("current")
-@_config_option
-@_setting_options(_OF_MIGRATIONS)
+@config_option
+@setting_options(_OF_MIGRATIONS)
 def current_command(config: str | None, **flags: object) -> None:
-    """Say which migration the database is at."""
+    """Say which migration the database is at.
+
+    \b
+    Examples:
+      dory-orchestrator db current --config settings.yaml
+    """
     settings = _load(flags, os.environ, config).settings
     url = _database_url(settings)
     _configure_logs(settings)

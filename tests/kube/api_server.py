@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
@@ -35,6 +36,7 @@ KINDS = {
     "events": "Event",
 }
 _GROUPS = {"leases": "coordination.k8s.io"}
+_ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _QUANTITY = r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)"
 _NAME_WRONG = (
@@ -112,6 +114,9 @@ class ApiServer:
         self.intercept: Callable[[web.Request], Any] | None = None
         self.on_delete: Callable[[Object], None] = lambda _pod: None
         self.on_change: Callable[[Key], None] = lambda _key: None
+        self.reviewed: set[tuple[str, str, str]] = set()
+        """Verbs, resources and namespaces for which it was asked whether they are allowed."""
+        self.clock_offset_seconds = 0.0
         self.bookmark_seconds = 60.0
         self.config_map_bytes_max = 1_048_576
         self.bookmarks = 0
@@ -240,7 +245,10 @@ class ApiServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.path in ("/version", "/version/"):
-            return web.json_response(VERSION)
+            moment = formatdate(time.time() + self.clock_offset_seconds, usegmt=True)
+            return web.json_response(VERSION, headers={"Date": moment})
+        if request.path == _ACCESS_REVIEWS:
+            return web.json_response(await self._review(request), status=201)
         plural, namespace, name, sub = _place_of(request)
         if plural not in KINDS:
             raise Failure(404, "NotFound", "the server could not find the requested resource")
@@ -268,6 +276,15 @@ class ApiServer:
         if verb == "patch":
             return web.json_response(self._patch(key, found, body))
         return web.json_response(self._delete(key, found, body))
+
+    async def _review(self, request: web.Request) -> Object:
+        """May whoever asks do that?"""
+        asked: Object = await request.json()
+        attributes = asked["spec"]["resourceAttributes"]
+        right = (attributes["verb"], attributes["resource"])
+        self.reviewed.add((*right, attributes.get("namespace", "")))
+        allowed = right not in self.forbidden
+        return {**asked, "metadata": {}, "status": {"allowed": allowed}}
 
     def _list(self, request: web.Request, plural: str, namespace: str) -> Object:
         selects = _selector(request.query)

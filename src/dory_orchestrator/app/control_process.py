@@ -35,7 +35,7 @@ from dory_orchestrator.store.postgres import PostgresStore
 
 _log = get_logger(__name__)
 _CONFIGURE_SECONDS = 5.0
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _USUAL_NAMESPACE = "dory-system"
 
 
@@ -72,7 +72,7 @@ class ControlProcess:
         if settings.cluster == "local":
             self.local = LocalCluster(Path(settings.local_dir))
             return self.local
-        url = settings.orchestrator_url or f"http://dory-orchestrator.{_own_namespace()}:8080"
+        url = settings.orchestrator_url or f"http://dory-orchestrator.{own_namespace()}:8080"
         around = Surroundings(
             orchestrator_url=url,
             service_account=settings.pod_service_account,
@@ -138,10 +138,10 @@ class ControlProcess:
             await self.views.close()
 
 
-def _own_namespace() -> str:
+def own_namespace() -> str:
     """Of the pod that this runs in; without one, that of the documented deployment."""
     try:
-        return _NAMESPACE_FILE.read_text(encoding="utf-8").strip() or _USUAL_NAMESPACE
+        return NAMESPACE_FILE.read_text(encoding="utf-8").strip() or _USUAL_NAMESPACE
     except OSError:
         return _USUAL_NAMESPACE
 

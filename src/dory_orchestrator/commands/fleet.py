@@ -32,7 +32,13 @@ class Target:
 
 @click.group("fleet")
 def fleet_group() -> None:
-    """Write a fleet file to a database."""
+    """Write a fleet file to a database.
+
+    \b
+    Examples:
+      dory-orchestrator fleet apply fleet.yaml --dry-run
+      dory-orchestrator fleet schema
+    """
 
 
 @fleet_group.command("apply")
@@ -41,7 +47,13 @@ def fleet_group() -> None:
 @click.option(
     "--prune", is_flag=True, help="Terminate the organization's processors that are not named."
 )
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How the changes are shown.  [text]",
+)
 @click.option("--config-db", metavar="URL", help="PostgreSQL URL.  [DORY_DATABASE_URL]")
 @click.option(
     "--data-dir",
@@ -72,7 +84,12 @@ def apply_command(
 
 @fleet_group.command("schema")
 def schema_command() -> None:
-    """Print the JSON schema of fleet files, for editors."""
+    """Print the JSON schema of fleet files, for editors.
+
+    \b
+    Examples:
+      dory-orchestrator fleet schema > fleet.schema.json
+    """
     click.echo(json.dumps(schema(), indent=2))
 
 

@@ -19,6 +19,7 @@ T = TypeVar("T")
 _FAILED, _WRONG_CALL = 1, 2
 _FOLLOW_SECONDS = 0.2
 _PIECE_BYTES = 65_536
+_EXAMPLES = {"node": "edge-1", "pod": "counter-0123abcd"}
 
 _data_dir_option = click.option(
     "--data-dir",
@@ -48,7 +49,9 @@ def _command(
 ) -> None:
     """A command that does one thing to one node or pod."""
 
-    @local_group.command(name, help=text)
+    example = f"dory-orchestrator local {name} {_EXAMPLES[noun]}"
+
+    @local_group.command(name, help=f"{text}\n\n\b\nExamples:\n  {example}")
     @click.argument(noun)
     @_data_dir_option
     def command(data_dir: Path, **named: str) -> None:
@@ -89,7 +92,12 @@ _command(
 )
 @_data_dir_option
 def start_command(fleet: Path | None, data_dir: Path) -> None:
-    """Start a local cluster for `run --cluster local`; `dev` has its own."""
+    """Start a local cluster for `run --cluster local`; `dev` has its own.
+
+    \b
+    Examples:
+      dory-orchestrator local start --fleet fleet.yaml --data-dir /var/lib/dory
+    """
 
     async def begin(_cluster: LocalCluster) -> None:
         cluster = await start(data_dir)
@@ -106,7 +114,12 @@ def start_command(fleet: Path | None, data_dir: Path) -> None:
 @local_group.command("stop")
 @_data_dir_option
 def stop_command(data_dir: Path) -> None:
-    """Stop a local cluster, with all its pods."""
+    """Stop a local cluster, with all its pods.
+
+    \b
+    Examples:
+      dory-orchestrator local stop --data-dir /var/lib/dory
+    """
     _run(data_dir, LocalCluster.stop)
     click.echo(f"the local cluster of {data_dir} is stopped")
 
@@ -116,7 +129,12 @@ def stop_command(data_dir: Path) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is printed from now on.")
 @_data_dir_option
 def logs_command(pod: str, follow: bool, data_dir: Path) -> None:
-    """Print what a pod printed."""
+    """Print what a pod printed.
+
+    \b
+    Examples:
+      dory-orchestrator local logs counter-0123abcd -f
+    """
     path = _run(data_dir, lambda cluster: cluster.log_path(pod))
     try:
         for piece in _pieces(path, follow):

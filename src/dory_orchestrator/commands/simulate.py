@@ -21,14 +21,26 @@ _NODES_MAX, _PROCESSORS_MAX, _HOURS_MAX = 10_000, 100_000, 24.0 * 365
 
 
 @click.command("simulate")
-@click.option("--nodes", type=click.IntRange(1, _NODES_MAX), default=8, show_default=True)
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, _NODES_MAX),
+    default=8,
+    show_default=True,
+    help="How many edge nodes.",
+)
 @click.option(
     "--processors",
     type=click.IntRange(1, _PROCESSORS_MAX),
     help="How many.  [twice as many as nodes]",
 )
 @click.option("--seed", type=click.IntRange(0), help="Decides everything.  [a fresh one]")
-@click.option("--scenario", type=click.Choice(SCENARIOS), default="random", show_default=True)
+@click.option(
+    "--scenario",
+    type=click.Choice(SCENARIOS),
+    default="random",
+    show_default=True,
+    help="What befalls them.",
+)
 @click.option(
     "--hours",
     type=click.FloatRange(0.0, _HOURS_MAX, min_open=True),
@@ -50,7 +62,13 @@ _NODES_MAX, _PROCESSORS_MAX, _HOURS_MAX = 10_000, 100_000, 24.0 * 365
     help="Leave a safety out, to see a promise break.",
 )
 @click.option("--verbose", is_flag=True, help="Show every moment.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How it is shown.  [text]",
+)
 def simulate_command(
     nodes: int,
     processors: int | None,

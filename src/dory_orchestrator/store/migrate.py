@@ -137,10 +137,10 @@ def current(dsn: str) -> tuple[str | None, str]:
 
 
 async def _upgrade(dsn: str) -> None:
-    async def connect() -> Connection:
-        return await _connect(dsn)
+    async def opened() -> Connection:
+        return await connect(dsn)
 
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=opened, poolclass=NullPool)
     try:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT 1"))  # now the transaction has begun
@@ -235,7 +235,7 @@ def _trigger_statement(table: str, columns: Iterable[str]) -> str:
 
 
 async def _current(dsn: str) -> str | None:
-    connection = await _connect(dsn)
+    connection = await connect(dsn)
     try:
         return await revision_of(connection)
     finally:
@@ -248,7 +248,7 @@ def _alembic_config() -> Config:
     return config
 
 
-async def _connect(dsn: str) -> Connection:
+async def connect(dsn: str) -> Connection:
     """Connect within 10 s. No part of the URL but host and database reaches a message.
 
     Raises StoreUnavailable.

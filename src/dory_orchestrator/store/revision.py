@@ -53,10 +53,11 @@ async def verify(connection: Connection) -> None:
             f"the database is at revision {revision or 'none'}, needed is {head()}: {UPGRADE_HINT}"
         )
     await platform_tables.check(connection)
-    await _check_rights(connection)
+    await check_rights(connection)
 
 
-async def _check_rights(connection: Connection) -> None:
+async def check_rights(connection: Connection) -> None:
+    """Return if we may work on our own tables. Raises SchemaError, naming what is missing."""
     missing = await connection.fetch(_MISSING_RIGHTS)
     if missing:
         raise SchemaError(
