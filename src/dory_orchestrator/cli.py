@@ -48,19 +48,27 @@ _LATE: Mapping[str, str] = {
     "decommission-node": "dory_orchestrator.commands.registering:decommission_node_command",
     "doctor": "dory_orchestrator.commands.doctor:doctor_command",
     "events": "dory_orchestrator.commands.events:events_command",
+    "explain": "dory_orchestrator.commands.explaining:explain_command",
+    "failback": "dory_orchestrator.commands.ordering:failback_command",
+    "failover": "dory_orchestrator.commands.ordering:failover_command",
     "fleet": "dory_orchestrator.commands.fleet:fleet_group",
     "guard": "dory_orchestrator.commands.deciding:guard_group",
     "local": "dory_orchestrator.commands.local:local_group",
     "moves": "dory_orchestrator.commands.listing:moves_command",
     "node": "dory_orchestrator.commands.listing:node_command",
     "nodes": "dory_orchestrator.commands.listing:nodes_command",
+    "pause": "dory_orchestrator.commands.ordering:pause_command",
+    "plan": "dory_orchestrator.commands.explaining:plan_command",
     "processor": "dory_orchestrator.commands.listing:processor_command",
     "processors": "dory_orchestrator.commands.listing:processors_command",
     "register-node": "dory_orchestrator.commands.registering:register_node_command",
+    "resume": "dory_orchestrator.commands.ordering:resume_command",
+    "retry": "dory_orchestrator.commands.ordering:retry_command",
     "simulate": "dory_orchestrator.commands.simulate:simulate_command",
     "summary": "dory_orchestrator.commands.listing:summary_command",
     "top": "dory_orchestrator.commands.top:top_command",
     "uncordon": "dory_orchestrator.commands.deciding:uncordon_command",
+    "what-if": "dory_orchestrator.commands.explaining:what_if_command",
 }
 
 _version_option = click.version_option(
@@ -103,6 +111,7 @@ def main() -> None:
       0    fine
       1    the work failed, it cannot be reached or says no, or nothing was found
       2    the call, a setting or a token is wrong
+      3    what-if: not every processor would move
       130  ended with Ctrl-C
     """
 

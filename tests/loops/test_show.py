@@ -1,5 +1,6 @@
 """What people are shown: only what changed, and nothing that was lost."""
 
+import json
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,7 @@ from dory_orchestrator.core.model import (
     Snapshot,
 )
 from dory_orchestrator.core.plan import Finding, GuardVerdict, NodeLoad, Plan, Reason
+from dory_orchestrator.core.why import Rule, Tried
 from dory_orchestrator.loops.show import Display
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import Lease, NodeSummary, StoreUnavailable
@@ -216,8 +218,20 @@ async def test_an_event_names_the_pod(rig):
     pod = stranger("u", "f")
     await rig.show({ONE: Finding(Reason.RUNNING, "", replace(pod, epoch=4)), TWO: RUNNING})
     one, two = rig.store.events
-    assert one == ("ready", "running", "", ONE, "n1", "pod-u", "u", 4)
-    assert two == ("ready", "running", "", TWO, None, None, None, None)
+    assert one[:-1] == ("ready", "running", "", ONE, "n1", "pod-u", "u", 4)
+    assert two[:-1] == ("ready", "running", "", TWO, None, None, None, None)
+
+
+async def test_an_event_carries_the_rules_that_were_asked(rig):
+    tried = {ONE: [Tried(Rule.ACTING, False), Tried(Rule.READY, True, ("pod-u", "n1"))]}
+    await rig.show({ONE: RUNNING}, tried=tried)
+    told = json.loads(rig.store.events[0].explanation)
+    assert (told["outcome"], told["reason"]) == ("ready", "running")
+    assert [(rule["rule"], rule["held"]) for rule in told["rules"]] == [
+        ("acting", False),
+        ("ready", True),
+    ]
+    assert told["rules"][1]["numbers"] == {"pod": "pod-u", "node": "n1"}
 
 
 async def test_another_leader_tells_nothing_that_was_told_before(rig):

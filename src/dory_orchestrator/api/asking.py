@@ -2,15 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
-from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
 from dory_orchestrator.api.asking_bodies import (
     ExplainAnswer,
-    ExplainQuery,
+    NodeQuery,
     OrderAnswer,
     OrderRequest,
     PauseAnswer,
@@ -18,13 +16,14 @@ from dory_orchestrator.api.asking_bodies import (
     PauseRequest,
     PlanAnswer,
     ResumeRequest,
+    SenderQuery,
     WhatIfAnswer,
     WhatIfQuery,
 )
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.fleet import answered, decision_of, given
-from dory_orchestrator.api.fleet_bodies import NoQuery
-from dory_orchestrator.api.parameters import ParameterError, query_of
+from dory_orchestrator.api.fleet_bodies import NoQuery, ProcessorPath
+from dory_orchestrator.api.parameters import path_of, query_of
 from dory_orchestrator.core import directive
 from dory_orchestrator.core.answering import QuestionKind, decision
 from dory_orchestrator.core.model import OrderKind
@@ -47,34 +46,28 @@ class AskingApi:
 
     # Asking
 
-    async def explain(self, request: Request) -> Response:
-        """200 with a decision; 404."""
-        query = query_of(ExplainQuery, request.scope["query_string"])
-        named = [n for n in ("processor", "node", "directive") if getattr(query, n) is not UNSET]
-        if len(named) != 1:
-            raise ParameterError("processor, node, directive: give one of them")
-        if query.sender is not UNSET and query.directive is UNSET:
-            raise ParameterError("sender: only together with directive")
-        processor, node, of_beat = given(query.processor), given(query.node), given(query.directive)
-        if processor is not None:
-            return await self._explain_processor(processor)
-        if node is not None:
-            return await self._explain_node(node, given(query.organization))
-        return await self._explain_directive(of_beat or UUID(int=0), given(query.sender))
-
-    async def _explain_processor(self, key: UUID) -> Response:
+    async def explain_processor(self, request: Request) -> Response:
+        """200 with why a processor is as it is; 404."""
+        key = path_of(ProcessorPath, request.path_params).id
+        query_of(NoQuery, request.scope["query_string"])
         told = await self._ask(QuestionKind.PROCESSOR, {"id": str(key)})
         events = await self._events(EventQuery(limit=_EVENTS, processor_id=key, explained=True))
         return _explained(told, "processor", str(key), None, events)
 
-    async def _explain_node(self, name: str, organization: UUID | None) -> Response:
-        asked = {"name": name, "organization": None if organization is None else str(organization)}
+    async def explain_node(self, request: Request) -> Response:
+        """200 with why a node is as it is; 404."""
+        query = query_of(NodeQuery, request.scope["query_string"])
+        of = given(query.organization)
+        asked = {"name": query.node, "organization": None if of is None else str(of)}
         told = await self._ask(QuestionKind.NODE, asked)
-        events = await self._events(EventQuery(limit=_EVENTS, node=name, explained=True))
-        return _explained(told, "node", None, name, events)
+        events = await self._events(EventQuery(limit=_EVENTS, node=query.node, explained=True))
+        return _explained(told, "node", None, query.node, events)
 
-    async def _explain_directive(self, key: UUID, sender: str | None) -> Response:
-        facts, node = await self._views.directive(key, sender)
+    async def explain_directive(self, request: Request) -> Response:
+        """200 with what a heartbeat is answered, and why. Also of one that is not known: it is."""
+        key = path_of(ProcessorPath, request.path_params).id
+        query = query_of(SenderQuery, request.scope["query_string"])
+        facts, node = await self._views.directive(key, given(query.sender))
         answer, reason = directive.decide(facts, node)
         told = directive.explain(facts, node)
         detail = f"a heartbeat of it from {node or 'no node'} is answered {answer}"
@@ -102,10 +95,8 @@ class AskingApi:
     async def what_if(self, request: Request) -> Response:
         """200 with what would happen; 404 of an unknown node; 503 when nobody leads."""
         query = query_of(WhatIfQuery, request.scope["query_string"])
-        down, without_cloud = given(query.node_down) or [], query.without_cloud == "true"
-        if not down and not without_cloud:
-            raise ParameterError("node_down: name a node, or give without_cloud")
-        asked = {"down": down, "without_cloud": without_cloud}
+        down = given(query.node_down) or []
+        asked = {"down": down, "without_cloud": query.without_cloud == "true"}
         found = await self._views.ask(QuestionKind.WHAT_IF, asked, timeout_seconds=_ANSWER_SECONDS)
         return answered(WhatIfAnswer, **found)
 

@@ -12,21 +12,20 @@ PAUSE_SECONDS_MAX = 7 * 86_400
 Names = Annotated[list[Word], Meta(min_length=1, max_length=1000)]
 
 
-class ExplainQuery(Struct):
-    """Of what: one of `processor`, `node` and `directive`."""
+class NodeQuery(Struct):
+    """Which node."""
 
-    processor: Annotated[UUID | UnsetType, Meta(description="Id of a processor.")] = UNSET
-    node: Annotated[Word | UnsetType, Meta(description="Name of a node.")] = UNSET
-    directive: Annotated[
-        UUID | UnsetType,
-        Meta(description="Id of a processor: what its next heartbeat would be answered."),
-    ] = UNSET
+    node: Annotated[Word, Meta(description="Its name.")]
     organization: Annotated[
-        UUID | UnsetType, Meta(description="Where two organizations have a node of this name.")
+        UUID | UnsetType, Meta(description="Needed where two organizations have a node of it.")
     ] = UNSET
+
+
+class SenderQuery(Struct):
+    """Where a heartbeat comes from."""
+
     sender: Annotated[
-        Word | UnsetType,
-        Meta(description="With `directive`: the node that sends it; else that of its owner."),
+        Word | UnsetType, Meta(description="Name of a node; else it is that of its owner.")
     ] = UNSET
 
 
@@ -114,7 +113,7 @@ class WhatIfQuery(Struct):
     """Which nodes die."""
 
     node_down: Annotated[
-        Names | UnsetType, Meta(description="One name, or several with commas.")
+        Names | UnsetType, Meta(description="One name, or several with commas; without: none.")
     ] = UNSET
     without_cloud: Annotated[
         Literal["true", "false"], Meta(description="`true`: every application node dies, too.")

@@ -38,7 +38,7 @@ def path_of(type_: type[T], values: Mapping[str, str]) -> T:
 def described(type_: type[Any], place: str) -> list[dict[str, Any]]:
     """The fields of `type_` as parameters of an OpenAPI operation, in "query" or "path"."""
     return [
-        _parameter(name, dict(schema), place, required=place == "path")
+        _parameter(name, dict(schema), place, required=name in _required(type_))
         for name, schema in _properties(type_).items()
     ]
 
@@ -57,9 +57,19 @@ def _parameter(name: str, schema: dict[str, Any], place: str, *, required: bool)
 
 
 def _properties(type_: type[Any]) -> dict[str, Any]:
-    (_,), components = msgspec.json.schema_components([type_])
-    properties: dict[str, Any] = components[type_.__name__]["properties"]
+    properties: dict[str, Any] = _schema(type_)["properties"]
     return properties
+
+
+def _required(type_: type[Any]) -> list[str]:
+    required: list[str] = _schema(type_)["required"]
+    return required
+
+
+def _schema(type_: type[Any]) -> dict[str, Any]:
+    (_,), components = msgspec.json.schema_components([type_])
+    schema: dict[str, Any] = components[type_.__name__]
+    return schema
 
 
 def _pairs(query_string: bytes) -> dict[str, str]:

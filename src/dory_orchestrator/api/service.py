@@ -13,7 +13,7 @@ from dory_orchestrator.api.asgi import SingleSlashes, handlers
 from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.asking_bodies import (
     ExplainAnswer,
-    ExplainQuery,
+    NodeQuery,
     OrderAnswer,
     OrderRequest,
     PauseAnswer,
@@ -21,6 +21,7 @@ from dory_orchestrator.api.asking_bodies import (
     PauseRequest,
     PlanAnswer,
     ResumeRequest,
+    SenderQuery,
     WhatIfAnswer,
     WhatIfQuery,
 )
@@ -370,16 +371,41 @@ def _questions(asking: AskingApi) -> Sequence[tuple[Operation, Handler]]:
         (
             Operation(
                 "GET",
-                "/api/v1/fleet/explain",
-                "Explain",
-                "Why a processor or a node is as it is, or what a heartbeat is answered: what was"
-                " known, the rules that were asked with their numbers, the nodes that were looked"
-                " at. The leader answers from its own decision; else what was stored is told.",
+                "/api/v1/fleet/processors/{id}/explanation",
+                "Explain a processor",
+                "Why it is as it is: what was known, the rules that were asked with their numbers,"
+                " the nodes that were looked at. The leader answers from its own decision; without"
+                " one, what was stored is told.",
                 {200: ExplainAnswer},
                 errors=(400, 404, 503),
-                query_type=ExplainQuery,
+                path_type=ProcessorPath,
             ),
-            asking.explain,
+            asking.explain_processor,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/processors/{id}/directive",
+                "Explain a directive",
+                "What the next heartbeat of a processor is answered, and why. Nothing is recorded.",
+                {200: ExplainAnswer},
+                errors=(400, 503),
+                path_type=ProcessorPath,
+                query_type=SenderQuery,
+            ),
+            asking.explain_directive,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/nodes/explanation",
+                "Explain a node",
+                "Why it is judged as it is.",
+                {200: ExplainAnswer},
+                errors=(400, 404, 503),
+                query_type=NodeQuery,
+            ),
+            asking.explain_node,
         ),
         (
             Operation(

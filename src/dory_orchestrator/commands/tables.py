@@ -277,6 +277,73 @@ def strangers(rows: Sequence[Row]) -> Table:
     return table
 
 
+def rules(rows: Sequence[Row]) -> Table:
+    """Rules in the order in which they were asked; the answer yes stands out without colour."""
+    table = _table("", "rule", "with")
+    for row in rows:
+        numbers = ", ".join(
+            f"{name.replace('_', ' ')} {value}"
+            for name, value in row["numbers"].items()
+            if value is not None
+        )
+        add_row(table, ["YES" if row["held"] else "no", row["question"], numbers])
+    return table
+
+
+def candidates(rows: Sequence[Row], others: Mapping[str, int]) -> Table:
+    """Nodes that were looked at, and why not."""
+    table = _table("node", "why not")
+    for row in rows:
+        add_row(table, [row["node"], "chosen" if row["chosen"] else row["why_not"]])
+    for why_not, count in others.items():
+        add_row(table, [f"{count} more", why_not])
+    return table
+
+
+def actions(rows: Sequence[Row]) -> Table:
+    """What is done."""
+    table = _table("action", "processor", "node", "reason", "detail")
+    for row in rows:
+        said = (row["move"] or row["action"], row["name"] or row["id"], row["node"])
+        add_row(table, [*said, row["reason"], row["detail"]])
+    return table
+
+
+def findings(rows: Sequence[Row]) -> Table:
+    """Processors that wait or are held."""
+    table = _table("processor", "state", "reason", "detail")
+    for row in rows:
+        add_row(table, [row["name"] or row["id"], row["state"], row["reason"], row["detail"]])
+    return table
+
+
+def troubled(rows: Sequence[Row]) -> Table:
+    """Nodes that are suspect or dead."""
+    table = _table("node", "state", "reason", "detail")
+    for row in rows:
+        add_row(table, [row["name"], row["state"], row["reason"], row["detail"]])
+    return table
+
+
+def supposed(rows: Sequence[Row], *, wide: bool) -> Table:
+    """What would become of processors."""
+    table = _table(
+        "processor",
+        "from",
+        "outcome",
+        "to",
+        "loses",
+        "runs again in",
+        *(["detail"] if wide else []),
+    )
+    for row in rows:
+        where = row["to_node"] or row["reason"]
+        times = (_exact(row["loss_seconds"]), _exact(row["seconds"]))
+        cells = [row["name"] or row["id"], row["from_node"], row["outcome"], where, *times]
+        add_row(table, [*cells, *([row["detail"]] if wide else [])])
+    return table
+
+
 def pairs(values: Mapping[str, object]) -> Table:
     """Names and values."""
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -209,10 +209,13 @@ class _Cycle(Relocating):
                 if is_of_use or not is_reachable:
                     continue
             elif is_left and not is_reachable:
-                detail = f"its processor has moved to {owner.node_name if owner else None}"
+                place = owner.node_name if owner else None
+                self._ask(processor_id, Rule.LEFT_BEHIND, True, pod.name, pod.node_name, place)
+                detail = f"its processor has moved to {place}"
                 self._delete(processor_id, pod, own, Reason.MOVED_AWAY, detail, force=True)
                 continue
             if not pod.terminating:
+                self._ask(processor_id, Rule.NOT_OWNER, True, pod.name, pod.epoch)
                 detail = f"epoch {pod.epoch} is not that of the owner"
                 self._delete(processor_id, pod, own, Reason.STALE_OWNER, detail)
 

@@ -54,6 +54,8 @@ class Rule(StrEnum):
     MOVE_LIMIT = "move_limit"
     TARGET_FITS = "target_fits"
     TERMINATING = "terminating"
+    LEFT_BEHIND = "left_behind"
+    NOT_OWNER = "not_owner"
     NOT_OWNED = "not_owned"
     CHANGED = "changed"
     READY = "ready"
@@ -162,6 +164,11 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
             "Is the failover target of its node well, and has it room?", ("target_node",)
         ),
         Rule.TERMINATING: Asked("Is its old pod still ending?", ("pods",)),
+        Rule.LEFT_BEHIND: Asked(
+            "Was a pod left on a lost node, and has its replacement a place?",
+            ("left_pod", "left_node", "replacement_node"),
+        ),
+        Rule.NOT_OWNER: Asked("Is a pod there that does not own it?", ("other_pod", "other_epoch")),
         Rule.NOT_OWNED: Asked("Does a pod run it that nobody owned?", ("pod",)),
         Rule.CHANGED: Asked("Is what should run another than its pod runs?", ("version",)),
         Rule.READY: Asked("Is its pod ready?", ("pod", "node")),

@@ -354,7 +354,7 @@ ORDER BY id LIMIT $2
 
 -- answer_questions --
 -- $1 ids, $2 answers as JSON.
-UPDATE orchestrator.questions q SET answered_at = now(), answer = a.answer::jsonb
+UPDATE orchestrator.questions q SET answered_at = now(), answer = a.answer::json
 FROM unnest($1::bigint[], $2::text[]) AS a (id, answer)
 WHERE q.id = a.id AND q.answered_at IS NULL
 
@@ -775,7 +775,7 @@ INSERT INTO orchestrator.events (
     kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, explanation, term
 )
 SELECT a.kind, a.reason, a.detail, a.processor_id, a.node_name, a.pod_name, a.pod_uid, a.epoch,
-    a.explanation::jsonb, $10::bigint
+    a.explanation::json, $10::bigint
 FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[],
     $8::bigint[], $9::text[]

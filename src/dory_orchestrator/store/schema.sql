@@ -246,8 +246,8 @@ CREATE TABLE orchestrator.events (
     pod_uid text,
     epoch bigint,
     term bigint,
-    -- Of what was decided: what was known, and which rules were asked.
-    explanation jsonb,
+    -- Of what was decided: what was known, and which rules were asked, in their order.
+    explanation json,
     CONSTRAINT events_pkey PRIMARY KEY (id)
 );
 
@@ -396,7 +396,7 @@ CREATE TABLE orchestrator.questions (
     kind text NOT NULL,
     parameters jsonb NOT NULL,
     answered_at timestamptz,
-    answer jsonb,
+    answer json,
     CONSTRAINT questions_pkey PRIMARY KEY (id)
 );
 

@@ -9,7 +9,7 @@ down_revision = "0007"
 def upgrade() -> None:
     """Of what happened before, nobody knows why in so many words."""
     for statement in (
-        "ALTER TABLE orchestrator.events ADD COLUMN explanation jsonb",
+        "ALTER TABLE orchestrator.events ADD COLUMN explanation json",
         "ALTER TABLE orchestrator.moves ADD COLUMN created_at timestamptz",
         "ALTER TABLE orchestrator.moves ADD COLUMN ready_at timestamptz",
         """
@@ -40,7 +40,7 @@ def upgrade() -> None:
             kind text NOT NULL,
             parameters jsonb NOT NULL,
             answered_at timestamptz,
-            answer jsonb,
+            answer json,
             CONSTRAINT questions_pkey PRIMARY KEY (id)
         )
         """,
