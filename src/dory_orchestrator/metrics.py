@@ -4,7 +4,7 @@ The first group is documented by the platform and keeps its names and labels. On
 serves `/metrics`; the samples of the other reach it as a value (`samples`, `absorb`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,11 +14,122 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from dory_orchestrator.core.breaker import BreakerState
+from dory_orchestrator.core.checkpoint import CaptureReason
+from dory_orchestrator.core.directive import DirectiveReason
+from dory_orchestrator.core.model import Directive
+from dory_orchestrator.core.node_health import NodeState
+from dory_orchestrator.core.plan import Decision, Reason, State
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _LATENCY_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 _MOVE_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
 _BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+CHECKPOINT_AGES_SECONDS = (5, 10, 15, 20, 30, 60, 120, 300, 900, 3600)
+
+VALUES: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "dory_circuit_breaker_state": {"component": ("database",)},
+    "dory_circuit_breaker_transitions_total": {
+        "component": ("database",),
+        "from_state": tuple(BreakerState),
+        "to_state": tuple(BreakerState),
+    },
+    "dory_database_errors_total": {"error_type": ("connection", "query", "timeout")},
+    "dory_config_changes_total": {"change_type": ("added", "removed", "modified")},
+    "dory_component_healthy": {
+        "component": (
+            "database",
+            "kubernetes",
+            "watcher",
+            "reconciler",
+            "health-poller",
+            "heartbeats",
+        )
+    },
+    "dory_shutdown_duration_seconds": {"component": ("http", "heartbeats")},
+    "dory_reconciliation_errors_total": {
+        "error_type": ("pod_creation", "pod_deletion", "scheduling", "timeout", "general")
+    },
+    "dory_pod_creation_errors_total": {
+        "reason": (
+            "quota",
+            "invalid",
+            "too_large",
+            "forbidden",
+            "already_exists",
+            "not_found",
+            "conflict",
+            "namespace_missing",
+            "namespace_terminating",
+        )
+    },
+    "dory_pods_total": {"status": ("running", "pending", "terminating")},
+    "dory_scheduling_decisions_total": {"decision": tuple(Decision)},
+    "dory_heartbeats_total": {"outcome": ("recorded", "unrecorded", "locked", "shed", "anonymous")},
+    "dory_heartbeats_refused_total": {
+        "reason": ("malformed", "unauthorized", "too_large", "incomplete")
+    },
+    "dory_heartbeat_directives_total": {
+        "directive": tuple(Directive),
+        "reason": tuple(DirectiveReason),
+    },
+    "dory_hearing_gaps_total": {"cause": ("canary", "refused")},
+    "dory_hearing_gap_seconds_total": {"cause": ("canary", "refused")},
+    "dory_http_connections_closed_total": {
+        "reason": (
+            "idle",
+            "room",
+            "full",
+            "slow_headers",
+            "slow_body",
+            "not_reading",
+            "pipelined",
+        )
+    },
+    "dory_processors": {"state": tuple(State)},
+    "dory_edge_nodes": {"state": tuple(NodeState)},
+    "dory_actions_total": {
+        "action": (
+            "create",
+            "delete",
+            "adopt",
+            "failure",
+            "forget",
+            "failover",
+            "failback",
+            "departure",
+            "moved",
+            "move_cancelled",
+        ),
+        "reason": tuple(Reason),
+        "outcome": ("granted", "refused"),
+    },
+    "dory_process_restarts_total": {"process": ("api", "control")},
+    "dory_pod_probes_total": {"outcome": ("ready", "not_ready", "unreachable")},
+    "dory_checkpoints_total": {
+        "outcome": (
+            "stored",
+            "confirmed",
+            "not_owner",
+            "not_given",
+            "store_error",
+            "unreachable",
+            "unauthorized",
+            "refused",
+            *CaptureReason,
+        )
+    },
+    "dory_checkpoint_age_seconds": {"le": (*map(str, CHECKPOINT_AGES_SECONDS), "+Inf")},
+}
+"""Of each label all values that there are, as words of the code: no label of these can grow.
+
+What is not named here: `query_type`, the names of our statements, and `node`, the nodes of the
+cluster; it goes with its node.
+"""
+_MADE_WHEN_KNOWN = ("dory_component_healthy", "dory_process_restarts_total")
+"""Not every process has all of these: 0 would say that something is ill that is not there."""
 
 Family = tuple[str, str, str, list[tuple[str, dict[str, str], float]]]
 """Name, documentation, type, and samples as (name, labels, value)."""
@@ -35,13 +146,16 @@ class Metrics:
             GCCollector(registry=self.registry)
         self._documented()
         self._our_own()
+        self._make_known()
 
     def _documented(self) -> None:
         r = self.registry
-        self.applications = Gauge("dory_applications_total", "Desired processors.", registry=r)
+        self.applications = Gauge(
+            "dory_applications_total", "Desired processors, as read last.", registry=r
+        )
         self.query_duration = Histogram(
             "dory_database_query_duration_seconds",
-            "Latency of database statements.",
+            "Latency of database statements, by name.",
             ["query_type"],
             buckets=_LATENCY_SECONDS,
             registry=r,
@@ -50,7 +164,10 @@ class Metrics:
             "dory_database_connections_active", "Open database connections.", registry=r
         )
         self.database_errors = Counter(
-            "dory_database_errors_total", "Failed database statements.", ["error_type"], registry=r
+            "dory_database_errors_total",
+            "Failed database statements; what a client got wrong is not counted.",
+            ["error_type"],
+            registry=r,
         )
         self.breaker_state = Gauge(
             "dory_circuit_breaker_state",
@@ -65,7 +182,9 @@ class Metrics:
             registry=r,
         )
         self.watcher_healthy = Gauge(
-            "dory_config_watcher_healthy", "1 if the configurations were read lately.", registry=r
+            "dory_config_watcher_healthy",
+            "1 if the configurations were read lately; 0 too while the control process does not report.",
+            registry=r,
         )
         self.watcher_errors = Counter(
             "dory_config_watcher_errors_total", "Failed readings of configurations.", registry=r
@@ -78,7 +197,7 @@ class Metrics:
         )
         self.component_healthy = Gauge(
             "dory_component_healthy",
-            "1 if the component is healthy, else 0.",
+            "1 if the component is healthy, else 0, as when it is degraded.",
             ["component"],
             registry=r,
         )
@@ -87,7 +206,7 @@ class Metrics:
         )
         self.shutdown_duration = Histogram(
             "dory_shutdown_duration_seconds",
-            "From the signal to the end, by part.",
+            "How long parts of the API process took to end; told in its last moments only.",
             ["component"],
             registry=r,
         )
@@ -98,7 +217,7 @@ class Metrics:
         )
         self.reconciliation_errors = Counter(
             "dory_reconciliation_errors_total",
-            "Failed cycles and actions.",
+            "Failed cycles (general), actions (pod_creation, pod_deletion), either without an answer in time (timeout), pods that got no node (scheduling).",
             ["error_type"],
             registry=r,
         )
@@ -109,30 +228,30 @@ class Metrics:
             registry=r,
         )
         self.node_utilisation = Gauge(
-            "dory_node_utilization_ratio", "Our pods / most pods of the node.", ["node"], registry=r
+            "dory_node_utilization_ratio",
+            "Our pods by the most pods that the node takes.",
+            ["node"],
+            registry=r,
         )
-        self.pods = Gauge("dory_pods_total", "Our pods.", ["status"], registry=r)
+        self.pods = Gauge(
+            "dory_pods_total",
+            "Pods that call themselves ours, those of another fleet too.",
+            ["status"],
+            registry=r,
+        )
         self.nodes = Gauge("dory_nodes_total", "Nodes of the cluster.", registry=r)
         self.scheduling_decisions = Counter(
             "dory_scheduling_decisions_total",
-            "Decisions of the scheduler that were carried out.",
+            "Where new pods were placed: on a node (place), or on one that is yet to come (provision_node).",
             ["decision"],
             registry=r,
         )
-        for error_type in ("pod_creation", "pod_deletion", "scheduling", "timeout", "general"):
-            self.reconciliation_errors.labels(error_type)
-        for decision in ("place", "provision_node"):
-            self.scheduling_decisions.labels(decision)
-        for error_type in ("connection", "query", "timeout"):
-            self.database_errors.labels(error_type)
-        for change_type in ("added", "removed", "modified"):
-            self.config_changes.labels(change_type)
 
     def _our_own(self) -> None:
         r = self.registry
         self.heartbeats = Counter(
             "dory_heartbeats_total",
-            "Heartbeats answered 200, by what became of them.",
+            "Heartbeats answered 200, by what became of them; without the canary. locked: another transaction held the row; shed: too many waited; anonymous: without processor_id.",
             ["outcome"],
             registry=r,
         )
@@ -149,7 +268,7 @@ class Metrics:
             registry=r,
         )
         self.heartbeat_queue_depth = Gauge(
-            "dory_heartbeat_queue_depth", "Heartbeats that wait for their batch.", registry=r
+            "dory_heartbeat_queue_depth", "Heartbeats that wait when a batch leaves.", registry=r
         )
         self.heartbeat_batch_size = Histogram(
             "dory_heartbeat_batch_size",
@@ -186,7 +305,7 @@ class Metrics:
         self.http_connections = Gauge("dory_http_connections", "Open HTTP connections.", registry=r)
         self.http_connections_closed = Counter(
             "dory_http_connections_closed_total",
-            "HTTP connections that the service closed for their behaviour.",
+            "HTTP connections that the service closed for their behaviour. room: it gave way to a new one; full: there was none to give way.",
             ["reason"],
             registry=r,
         )
@@ -230,7 +349,7 @@ class Metrics:
         )
         self.actions = Counter(
             "dory_actions_total",
-            "Actions decided, and whether the store granted them.",
+            "Actions decided, and whether the store granted them. What begins a move is named as the move.",
             ["action", "reason", "outcome"],
             registry=r,
         )
@@ -277,7 +396,7 @@ class Metrics:
         )
         self.checkpoints = Counter(
             "dory_checkpoints_total",
-            "States asked for, by what became of them.",
+            "States asked for, by what became of them. confirmed: unchanged; all others but stored say why not.",
             ["outcome"],
             registry=r,
         )
@@ -287,23 +406,17 @@ class Metrics:
             ["le"],
             registry=r,
         )
-        for outcome in (
-            "stored",
-            "confirmed",
-            "unreachable",
-            "too_large",
-            "error",
-            "not_owner",
-            "not_given",
-            "store_error",
-        ):
-            self.checkpoints.labels(outcome)
-        for outcome in ("ready", "not_ready", "unreachable"):
-            self.pod_probes.labels(outcome)
-        for outcome in ("recorded", "unrecorded", "locked", "shed", "anonymous"):
-            self.heartbeats.labels(outcome)
-        for reason in ("malformed", "unauthorized", "too_large", "incomplete"):
-            self.heartbeats_refused.labels(reason)
+
+    def _make_known(self) -> None:
+        """So that they are there with 0: `rate()` misses what begins with its first count."""
+        for metric in vars(self).values():
+            if not isinstance(metric, Counter | Gauge):
+                continue
+            name = name_of(metric)
+            labels = VALUES.get(name, {})
+            if len(labels) == 1 and name not in _MADE_WHEN_KNOWN:
+                for value in next(iter(labels.values())):
+                    metric.labels(value)
 
     def render(self) -> bytes:
         """The Prometheus text format."""
@@ -320,6 +433,12 @@ class Metrics:
             )
             for family in self.registry.collect()
         ]
+
+
+def name_of(metric: Counter | Gauge | Histogram) -> str:
+    """As it is asked for, but for the suffixes of a histogram."""
+    [family] = metric.describe()
+    return f"{family.name}_total" if isinstance(metric, Counter) else str(family.name)
 
 
 class MergedRegistry:

@@ -108,7 +108,8 @@ async def test_everything_is_there_when_it_says_so_and_gone_when_it_ends(data_di
         status, health = await service.get("/healthz")
         assert (status, health["status"]) == (200, "healthy")
         assert set(health["components"]) == {
-            *("database", "heartbeats", "watcher", "kubernetes", "health-poller")
+            *("database", "heartbeats", "watcher", "kubernetes"),
+            *("health-poller", "reconciler"),
         }
         assert stat.S_IMODE(endpoints.stat().st_mode) == 0o600
         await register(service, "edge-1")

@@ -65,6 +65,22 @@ async def test_a_result_is_reused_for_a_second(service: Service):
     assert (await service.http.get("/healthz")).status_code == 503
 
 
+@pytest.mark.looptime
+async def test_metrics_tell_of_components_that_nobody_asks_for(service: Service):
+    def value() -> float | None:
+        labels = {"component": "database"}
+        return service.metrics.registry.get_sample_value("dory_component_healthy", labels)
+
+    checking = asyncio.create_task(service.health.keep_checking())
+    await asyncio.sleep(5.1)
+    assert value() == 1
+    service.store.error = StoreUnavailable("down")
+    await asyncio.sleep(5)
+    assert value() == 0
+    checking.cancel()
+    await asyncio.gather(checking, return_exceptions=True)
+
+
 async def test_readiness_waits_for_set_up(service: Service):
     answer = await service.http.get("/readyz")
     assert answer.status_code == 503

@@ -306,9 +306,10 @@ async def test_one_that_hangs_is_cut_off():
         rig.cluster.hung = {UUID(int=1)}
         rig.start(*await rig.granted(1))
         await asyncio.sleep(14.9)
-        assert rig.value("dory_reconciliation_errors_total", error_type="pod_creation") == 0
+        assert rig.value("dory_reconciliation_errors_total", error_type="timeout") == 0
         await asyncio.sleep(0.2)
-        assert rig.value("dory_reconciliation_errors_total", error_type="pod_creation") == 1
+        assert rig.value("dory_reconciliation_errors_total", error_type="timeout") == 1
+        assert rig.value("dory_reconciliation_errors_total", error_type="pod_creation") == 0
         rig.cluster.hung = set()
         await rig.finish()
         assert rig.cluster.moments("create") == [0, 16]

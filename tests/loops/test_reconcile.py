@@ -18,6 +18,7 @@ from dory_orchestrator.ports import (
     Refusal,
     StoreBusy,
     StoreDataError,
+    StoreTimeout,
     StoreUnavailable,
 )
 
@@ -217,6 +218,69 @@ async def test_an_error_of_the_store_ends_a_cycle_and_is_counted_with_back_off()
         rig.store.errors.clear()
         rig.desire(1)
         assert await rig.until(lambda: rig.running == 1) < 16
+
+
+async def test_a_database_that_does_not_answer_in_time_is_counted_as_such():
+    async with Rig() as rig:
+        await asyncio.sleep(5)
+        rig.store.errors["read_desired"] = StoreTimeout("no answer within 5 s")
+        rig.wake.set()
+        await asyncio.sleep(60)
+        assert rig.value("dory_reconciliation_errors_total", error_type="timeout") >= 2
+        assert rig.value("dory_reconciliation_errors_total", error_type="general") == 0
+
+
+async def test_a_pod_that_gets_no_node_is_counted_once():
+    full = replace(cloud(), ready=False)
+    rig = Rig(cluster=TrickyCluster([full]))
+    rig.desire(1)
+    async with rig:
+        await asyncio.sleep(100)
+        assert rig.value("dory_scheduling_decisions_total", decision="provision_node") == 1
+        assert rig.value("dory_reconciliation_errors_total", error_type="scheduling") == 1
+
+
+# Whether it gets to an end
+
+
+async def test_it_is_healthy_while_cycles_get_to_their_end():
+    async with Rig() as rig:
+        assert rig.reconciler.health().status == "unhealthy"
+        await asyncio.sleep(5)
+        assert rig.reconciler.health().status == "healthy"
+        await asyncio.sleep(300)
+        assert rig.reconciler.health().status == "healthy"
+        rig.store.errors["record_guard"] = StoreUnavailable("down")
+        rig.store.errors["grant"] = StoreUnavailable("down")
+        rig.desire(1)
+        await asyncio.sleep(80)
+        assert rig.reconciler.health().status == "healthy", "not at once"
+        await asyncio.sleep(20)
+        health = rig.reconciler.health()
+        assert (health.status, "down" in health.message) == ("unhealthy", True)
+        rig.store.errors.clear()
+        await asyncio.sleep(20)
+        assert rig.reconciler.health().status == "healthy"
+
+
+async def test_a_leader_without_a_picture_is_not_healthy():
+    rig = Rig()
+    rig.cluster.error = ClusterUnavailable("down")
+    async with rig:
+        await rig.until(lambda: rig.leadership.lease is not None)
+        await asyncio.sleep(200)
+        assert rig.cycles > 3
+        assert rig.reconciler.health().status == "unhealthy"
+        rig.cluster.error = None
+        await rig.until(lambda: rig.reconciler.health().status == "healthy")
+
+
+async def test_one_that_does_not_lead_is_healthy_while_it_reads():
+    leader = Rig()
+    async with leader, Rig(leader.store, leader.cluster, holder="other") as other:
+        await asyncio.sleep(200)
+        assert other.leadership.lease is None
+        assert other.reconciler.health().status == "healthy"
 
 
 @pytest.mark.parametrize("name", ["grant", "record_pods", "record_findings", "record_nodes"])

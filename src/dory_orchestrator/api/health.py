@@ -19,6 +19,7 @@ from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import HealthStore, StoreError
 
 CHECK_SECONDS_MAX = 2.0
+_CHECK_SECONDS = 5.0
 _REUSE_SECONDS = 1.0
 
 Check = Callable[[], Awaitable[ComponentHealth]]
@@ -96,6 +97,12 @@ class Health:
         chosen = [name for name in self._checkers if names is None or name in names]
         results = await asyncio.gather(*(self._checkers[name].result() for name in chosen))
         return dict(zip(chosen, results, strict=True))
+
+    async def keep_checking(self) -> None:
+        """So that metrics tell of the components also when nobody probes; until cancelled."""
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            await self.check()
 
     async def healthz(self) -> Response:
         """200 when healthy or degraded, else 503."""

@@ -38,7 +38,6 @@ from dory_orchestrator.store.postgres import PostgresStore
 
 _log = get_logger(__name__)
 _REPORT_SECONDS_MAX = 5.0
-_CHECK_SECONDS = 5.0
 _SETTLE_SECONDS = 3.0
 _DRAIN_SECONDS = 2.5
 _ORPHAN_GRACE_SECONDS = 1
@@ -152,7 +151,8 @@ class ApiProcess:
             self.health.add("watcher", self.reports.watcher)
             if has_cluster(self.settings):
                 self.health.add("kubernetes", self.reports.component("kubernetes"), readiness=True)
-                self.health.add("health-poller", self.reports.component("health-poller"))
+                for name in ("health-poller", "reconciler"):
+                    self.health.add(name, self.reports.component(name))
 
         async def heartbeats() -> ComponentHealth:
             return self.canary.health()
@@ -218,15 +218,9 @@ class ApiProcess:
             return True
         checks: list[Check] = [self.reports.watcher]
         if has_cluster(self.settings):
-            checks += [self.reports.component("kubernetes")]
+            checks += [self.reports.component(name) for name in ("kubernetes", "reconciler")]
         found = [await check() for check in checks]
         return all(health.status is HealthStatus.HEALTHY for health in found)
-
-    async def keep_checking(self) -> None:
-        """So that metrics tell of the components also when nobody probes."""
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
-            await self.health.check()
 
 
 def accepted_tokens(settings: Settings) -> list[str]:
@@ -272,7 +266,7 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
             lifetime.ending,
             process.set_up(lifetime),
             process.canary.run(),
-            process.keep_checking(),
+            process.health.keep_checking(),
         )
         # Not ready at once; what is on its way by then is still answered.
         process.health.mark_not_ready("shutting down")

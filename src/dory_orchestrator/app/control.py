@@ -163,7 +163,10 @@ class Control:
     def components(self) -> Mapping[str, ComponentHealth]:
         """The components that are known of."""
         health = self.observer.health()
-        known = {"health-poller": self.poller.health()}
+        known = {
+            "health-poller": self.poller.health(),
+            "reconciler": self.reconciler.health(),
+        }
         return known if health is None else {"kubernetes": health, **known}
 
     async def run(self) -> None:

@@ -96,7 +96,7 @@ class ControlProcess:
         health.add("database", database_check(self.store), readiness=True)
         health.add("watcher", watcher)
         if self.has_cluster:
-            for name in ("kubernetes", "health-poller"):
+            for name in ("kubernetes", "health-poller", "reconciler"):
                 health.add(name, self._check_of(name), readiness=name == "kubernetes")
 
     def _check_of(self, name: str) -> Check:
@@ -172,15 +172,17 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
         await process.run()
 
     if inheritance.board_fd is not None:
-        telling = keep_reporting(
-            Blackboard(inheritance.board_fd),
-            lambda: process.control.watcher.progress,
-            process.components,
-            process.metrics.samples,
-        )
+        telling = [
+            keep_reporting(
+                Blackboard(inheritance.board_fd),
+                lambda: process.control.watcher.progress,
+                process.components,
+                process.metrics.samples,
+            )
+        ]
     else:
-        telling = _serve_probes(inheritance, process, health)
-    await until(lifetime.ending, work(), telling)
+        telling = [_serve_probes(inheritance, process, health), health.keep_checking()]
+    await until(lifetime.ending, work(), *telling)
     await process.close()
     _log.info("stopped", process="control")
 

@@ -55,7 +55,8 @@ def _now() -> float:
 
 
 class _NotPrepared(Exception):
-    """The state could not be laid out: nothing was created, and it is tried again."""
+    """The state could not be laid out, or not be captured: nothing was created or ended, and it
+    is tried again."""
 
 
 class States(Protocol):
@@ -214,7 +215,7 @@ class Actor:
                 return False
             return await self._refuse(lease, work, refusal, failures)
         except (ClusterUnavailable, TimeoutError, _NotPrepared) as error:
-            self._count_error(work)
+            self._count_error(work, late=_is_late(error))
             _log.warning(
                 "not done yet",
                 action=_name(work),
@@ -265,7 +266,7 @@ class Actor:
                 and self._states is not None
                 and not await self._states.capture(lease, delete.pod, delete.epoch)
             ):
-                raise TimeoutError("its state could not be captured: it is not ended")
+                raise _NotPrepared("its state could not be captured: it is not ended")
             await self._cluster.delete_pod(delete.pod, force=delete.force)
         self._observer.deleted(delete.pod)
         _log.info(
@@ -305,9 +306,14 @@ class Actor:
         await self._store.record_events(lease, [event])
         return isinstance(work, Create)
 
-    def _count_error(self, work: Work) -> None:
+    def _count_error(self, work: Work, *, late: bool = False) -> None:
         kind = "pod_creation" if isinstance(work, Create) else "pod_deletion"
-        self._metrics.reconciliation_errors.labels(kind).inc()
+        self._metrics.reconciliation_errors.labels("timeout" if late else kind).inc()
+
+
+def _is_late(error: Exception) -> bool:
+    """Whether nobody answered in time: the adapters say it as the cause."""
+    return isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError)
 
 
 def _name(work: Work) -> str:

@@ -18,7 +18,7 @@ from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.capture import Life, NotTaken, Owned, Visitor
 from dory_orchestrator.loops.checkpoint_writer import CheckpointWriter, Item
 from dory_orchestrator.loops.seed import Seeded, Seeder
-from dory_orchestrator.metrics import Metrics
+from dory_orchestrator.metrics import CHECKPOINT_AGES_SECONDS, Metrics
 from dory_orchestrator.ports import (
     Checkpoint,
     CheckpointStore,
@@ -39,7 +39,6 @@ _RETRY_SECONDS = 2.0
 _SPREAD_SECONDS = 10.0
 _AGES_SECONDS = 5.0
 _INTERVALS_UNTIL_LATE = 3
-AGE_SECONDS = (5, 10, 15, 20, 30, 60, 120, 300, 900, 3600)
 """The buckets of the ages that are shown."""
 
 
@@ -397,7 +396,7 @@ class Checkpointer:
                 yield key, (owned.pod, age)
 
     def _show(self, ages: Sequence[float]) -> None:
-        for most in AGE_SECONDS:
+        for most in CHECKPOINT_AGES_SECONDS:
             self._metrics.checkpoint_ages.labels(str(most)).set(sum(age <= most for age in ages))
         self._metrics.checkpoint_ages.labels("+Inf").set(len(ages))
 

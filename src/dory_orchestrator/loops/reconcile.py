@@ -11,9 +11,17 @@ from uuid import UUID
 
 from dory_orchestrator.core import guard
 from dory_orchestrator.core.backoff import Backoff
-from dory_orchestrator.core.model import Desired, Limits, Observation, Pod, Snapshot
+from dory_orchestrator.core.health import INTERVALS_UNTIL_UNHEALTHY, by_age
+from dory_orchestrator.core.model import (
+    ComponentHealth,
+    Desired,
+    Limits,
+    Observation,
+    Pod,
+    Snapshot,
+)
 from dory_orchestrator.core.namespaces import namespaces
-from dory_orchestrator.core.plan import Create, Delete, EndMove, Plan, Record
+from dory_orchestrator.core.plan import Create, Decision, Delete, EndMove, Plan, Record
 from dory_orchestrator.core.reconcile import compute
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.act import Actor, States, Turn
@@ -33,6 +41,7 @@ from dory_orchestrator.ports import (
     StoreBusy,
     StoreDataError,
     StoreError,
+    StoreTimeout,
     kind_of,
 )
 
@@ -41,6 +50,8 @@ _GRANTS_MAX = 1_000
 _BUCKET_SECONDS = 10.0
 _FAULTS_MAX = 20
 _MOVING_SECONDS = 0.5
+_CYCLE_SECONDS_MAX = 60.0
+"""A cycle that does much may take so long, however short the interval is."""
 _MOMENT_SECONDS = 0.001
 _REST_SHARE = 0.25
 _MANY_REST_SHARE = 1.0
@@ -142,6 +153,8 @@ class Reconciler:
         """What was read last."""
         self._refusals = 0
         self._faults = 0
+        self._succeeded_at: float | None = None
+        self._error: str | None = None
         self._history = History()
         self._display = Display(store, metrics)
         self._actor = Actor(
@@ -173,6 +186,17 @@ class Reconciler:
                     await asyncio.sleep((_now() - began_at) * share)
                     await self._wake.wait(delay)
 
+    def _succeed(self) -> None:
+        self._succeeded_at, self._error = _now(), None
+
+    def health(self) -> ComponentHealth:
+        """The component `reconciler`: healthy while the last cycle that got to its end is younger
+        than three intervals. Of one that does not lead reading is the whole cycle."""
+        age = None if self._succeeded_at is None else _now() - self._succeeded_at
+        limit_seconds = max(INTERVALS_UNTIL_UNHEALTHY * self._interval_seconds, _CYCLE_SECONDS_MAX)
+        never = "no cycle got to its end yet"
+        return by_age(age, limit_seconds, never=never, error=self._error)
+
     async def _try_cycle(
         self, group: asyncio.TaskGroup, woken_at: float | None
     ) -> tuple[float, bool]:
@@ -185,7 +209,9 @@ class Reconciler:
             self._leadership.lost()
             return self._interval_seconds, False
         except StoreError as error:
-            self._metrics.reconciliation_errors.labels("general").inc()
+            late = isinstance(error, StoreTimeout)
+            self._metrics.reconciliation_errors.labels("timeout" if late else "general").inc()
+            self._error = str(error)
             _log.warning("the cycle failed", error=str(error))
             return self._interval_seconds, True
 
@@ -199,6 +225,8 @@ class Reconciler:
         lease, observed = self._leadership.lease, self._observer.current
         if lease is None or observed is None:
             # Without a lease another acts; without a picture nothing may be decided.
+            if lease is None:
+                self._succeed()
             return self._interval_seconds
         snapshot = self._snapshot(desired, observed, acting)
         plan = self._compute(snapshot)
@@ -209,6 +237,7 @@ class Reconciler:
         await self._display.show(lease, plan, snapshot)
         if self._answerer is not None:
             await self._answerer.answer(lease, snapshot, plan)
+        self._succeed()
         self._refusals = self._refusals + 1 if refused else 0
         if refused:
             return _BACKOFF.delay_seconds(self._refusals)
@@ -320,3 +349,5 @@ class Reconciler:
                 self._metrics.rpo.observe(action.rpo_seconds)
         if is_granted and isinstance(action, Create):
             self._metrics.scheduling_decisions.labels(action.choice.decision).inc()
+            if action.choice.decision is Decision.PROVISION_NODE:
+                self._metrics.reconciliation_errors.labels("scheduling").inc()
