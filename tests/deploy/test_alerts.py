@@ -10,8 +10,7 @@ import pytest
 import yaml
 from prometheus_client import Counter, Gauge, Histogram
 
-from dory_orchestrator.core.node_health import NodeState
-from dory_orchestrator.core.plan import Reason, State
+from dory_orchestrator.metrics import VALUES as METRIC_VALUES
 from dory_orchestrator.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -27,12 +26,10 @@ SUFFIXES: dict[type, tuple[str, ...]] = {
     Histogram: ("_bucket", "_count", "_sum"),
 }
 VALUES: Mapping[tuple[str, str], AbstractSet[str]] = {
-    ("dory_edge_nodes", "state"): set(NodeState),
-    ("dory_processors", "state"): set(State),
-    ("dory_actions_total", "reason"): set(Reason),
-    ("dory_actions_total", "outcome"): {"granted", "refused"},
+    (name, label): set(map(str, values))
+    for name, labels in METRIC_VALUES.items()
+    for label, values in labels.items()
 }
-"""Of labels whose values are made by no `labels()` in advance."""
 
 each = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 
@@ -83,6 +80,7 @@ def test_it_says_what_is_wrong_and_how_bad_it_is(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning")
     summary = rule["annotations"]["summary"]
     assert summary.endswith((".", ")."))
+    assert set(rule["annotations"]) == {"summary", "runbook"}
     for label in re.findall(r"\$labels\.(\w+)", summary):
         assert label == "instance" or any(label in known()[n] for n, _ in selectors(rule["expr"]))
 
@@ -92,6 +90,7 @@ def test_the_docs_say_what_to_do(rule: dict[str, Any]) -> None:
     """Under a heading of its name, with the expression as it is."""
     headings = re.findall(rf"^#+ {rule['alert']}$", DOCS, flags=re.MULTILINE)
     assert len(headings) == 1
+    assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
     section = DOCS.split(f" {rule['alert']}\n", 1)[1].split("\n#", 1)[0]
     assert f"```promql\n{rule['expr']}\n```" in section
     assert f"For {rule['for']}, {rule['labels']['severity']}." in section
