@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run demo kube check fix test unit acceptance bench soak
+.PHONY: help setup lock run demo kube check fix pages test unit acceptance bench soak
 
 PYTHON ?= python3
 
@@ -56,6 +56,10 @@ check: setup ## Format, lint, import rooms, types (what CI runs)
 fix: setup ## Let the tools repair what they can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+pages: setup ## Write anew what is made from the code: docs/metrics.md, docs/openapi.json
+	.venv/bin/python -m tests.deploy.metrics_page
+	.venv/bin/python -m tests.api.openapi_page
 
 bench: setup ## What heartbeats and reconciliation cost, as ratios measured in one run (needs wrk)
 	@status=0; for name in heartbeats reconcile listing failover; do .venv/bin/python -m benchmarks.$$name || status=1; done; exit $$status

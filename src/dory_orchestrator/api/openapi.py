@@ -11,6 +11,7 @@ from starlette.responses import Response
 from dory_orchestrator import __version__
 from dory_orchestrator.api.asgi import encode
 from dory_orchestrator.api.bodies import ErrorAnswer
+from dory_orchestrator.api.examples import EXAMPLES, Example
 from dory_orchestrator.api.parameters import described as describe_parameters
 
 _ERROR_TEXT = {
@@ -27,6 +28,7 @@ _ERROR_TEXT = {
 }
 # Unknown fields are ignored, but a NUL is refused wherever it stands.
 _NO_NUL = {"pattern": r"^[^\x00]*$"}
+_NO_EXAMPLE = Example(None)
 _UNKNOWN_FIELDS = {
     "propertyNames": _NO_NUL,
     "additionalProperties": {"$ref": "#/components/schemas/Unknown"},
@@ -112,6 +114,9 @@ def _is_type(value: Any) -> bool:
 
 
 def _operation(operation: Operation, by_type: dict[Any, Any]) -> dict[str, Any]:
+    example = EXAMPLES.get((operation.method, operation.path), _NO_EXAMPLE)
+    # Of several answers the first is that of a good day.
+    well = next(iter(operation.answers))
     described: dict[str, Any] = {
         "summary": operation.summary,
         "description": operation.description,
@@ -119,7 +124,11 @@ def _operation(operation: Operation, by_type: dict[Any, Any]) -> dict[str, Any]:
         "responses": {
             str(status): {
                 "description": "The answer.",
-                "content": _content(operation.media_type, by_type.get(type_, {"type": "string"})),
+                "content": _content(
+                    operation.media_type,
+                    by_type.get(type_, {"type": "string"}),
+                    example.answer if status == well else None,
+                ),
             }
             for status, type_ in operation.answers.items()
         },
@@ -132,7 +141,7 @@ def _operation(operation: Operation, by_type: dict[Any, Any]) -> dict[str, Any]:
     if operation.request is not None:
         described["requestBody"] = {
             "required": True,
-            "content": _content("application/json", by_type[operation.request]),
+            "content": _content("application/json", by_type[operation.request], example.request),
         }
     if parameters := _parameters(operation):
         described["parameters"] = parameters
@@ -150,8 +159,8 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     ]
 
 
-def _content(media_type: str, schema: Any) -> dict[str, Any]:
-    return {media_type: {"schema": schema}}
+def _content(media_type: str, schema: Any, example: Any = None) -> dict[str, Any]:
+    return {media_type: {"schema": schema} | ({} if example is None else {"example": example})}
 
 
 # Nothing on the page comes from elsewhere, and nothing may.
