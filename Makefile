@@ -57,8 +57,9 @@ fix: setup ## Let the tools repair what they can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-pages: setup ## Write anew what is made from the code: docs/metrics.md, docs/openapi.json
+pages: setup ## Write anew what is made from the code: docs/metrics.md, docs/openapi.json, the dashboard
 	.venv/bin/python -m tests.deploy.metrics_page
+	.venv/bin/python -m tests.deploy.dashboard
 	.venv/bin/python -m tests.api.openapi_page
 
 bench: setup ## What heartbeats and reconciliation cost, as ratios measured in one run (needs wrk)

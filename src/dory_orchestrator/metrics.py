@@ -131,17 +131,33 @@ cluster; it goes with its node.
 _MADE_WHEN_KNOWN = ("dory_component_healthy", "dory_process_restarts_total")
 """Not every process has all of these: 0 would say that something is ill that is not there."""
 
+_MOVE_ACTIONS = (
+    ("failover", Reason.NODE_DEAD),
+    ("failback", Reason.GOES_HOME),
+    ("departure", Reason.NODE_LEAVES),
+    ("moved", Reason.MOVED),
+    ("moved", Reason.UNPROVEN),
+    ("move_cancelled", Reason.HOME_CAME_BACK),
+    ("move_cancelled", Reason.HOME_FAILED),
+)
+"""How moves begin and end: rare, and so that the first of them is seen."""
+
 Family = tuple[str, str, str, list[tuple[str, dict[str, str], float]]]
 """Name, documentation, type, and samples as (name, labels, value)."""
 
 
 class Metrics:
-    """The metrics of one process, in a registry of their own."""
+    """The metrics of one process, in a registry of their own.
 
-    def __init__(self, *, process: bool = False) -> None:
+    With `process`, also what the process costs; with `process_namespace` the same under other
+    names, for a process whose samples another one serves beside its own.
+    """
+
+    def __init__(self, *, process: bool = False, process_namespace: str = "") -> None:
         self.registry = CollectorRegistry()
+        if process or process_namespace:
+            ProcessCollector(namespace=process_namespace, registry=self.registry)
         if process:
-            ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
             GCCollector(registry=self.registry)
         self._documented()
@@ -312,6 +328,12 @@ class Metrics:
         self.processors = Gauge(
             "dory_processors", "Processors that are looked after, by state.", ["state"], registry=r
         )
+        self.processors_away = Gauge(
+            "dory_processors_away",
+            "Desired processors that live elsewhere than on their edge node.",
+            registry=r,
+        )
+        self.moves_open = Gauge("dory_moves_open", "Moves that are under way.", registry=r)
         self.foreign_pods = Gauge(
             "dory_foreign_pods",
             "Pods that call themselves ours and belong to another fleet.",
@@ -417,6 +439,8 @@ class Metrics:
             if len(labels) == 1 and name not in _MADE_WHEN_KNOWN:
                 for value in next(iter(labels.values())):
                     metric.labels(value)
+        for action, reason in _MOVE_ACTIONS:
+            self.actions.labels(action, reason, "granted")
 
     def render(self) -> bytes:
         """The Prometheus text format."""

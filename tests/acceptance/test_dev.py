@@ -26,6 +26,7 @@ from tests.acceptance.real import (
     running,
 )
 from tests.contract.worlds import connected
+from tests.deploy.metrics_page import described
 
 from dory_orchestrator.store.embedded import EmbeddedPostgres
 
@@ -84,6 +85,14 @@ async def register(service: RealService, name: str) -> None:
     assert status == 201
 
 
+async def check_metrics(service: RealService, names: set[str]) -> None:
+    """All metrics of both processes, and what each of them costs."""
+    costs = {"process_cpu_seconds_total", "dory_control_process_resident_memory_bytes"}
+    async with service.http.get(f"{service.url}/metrics") as answer:
+        text = await answer.text()
+    assert names | costs <= {line.split()[2] for line in text.splitlines() if line[:6] == "# TYPE"}
+
+
 async def nodes(data_dir: Path) -> list[str]:
     endpoints = json.loads((data_dir / "endpoints.json").read_text())
     async with connected(endpoints["database"]) as connection:
@@ -112,6 +121,7 @@ async def test_everything_is_there_when_it_says_so_and_gone_when_it_ends(data_di
             *("health-poller", "reconciler"),
         }
         assert stat.S_IMODE(endpoints.stat().st_mode) == 0o600
+        await check_metrics(service, {metric.name for metric in described()})
         await register(service, "edge-1")
         assert await nodes(data_dir) == ["edge-1"]
         await is_up(service)

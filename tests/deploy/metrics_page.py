@@ -35,7 +35,7 @@ _HEAD = """\
 
 Every metric of Dory Orchestrator. This page is made from the code, by `python -m tests.deploy.metrics_page`; a test compares.
 
-`/metrics` holds the metrics of both processes. Where both count, counters, histograms and gauges are added up; of circuit breakers the worse state stands. With `--role api` or `--role control` it holds those of that process, and the others are 0; the control process then serves probes, and sets those of components and connections, itself. `process_*` and `python_*` are those of the process that serves.
+`/metrics` holds the metrics of both processes. Where both count, counters, histograms and gauges are added up; of circuit breakers the worse state stands. With `--role api` or `--role control` it holds those of that process, and the others are 0; the control process then serves probes, and sets those of components and connections, itself. `process_*` and `python_*` are those of the process that serves, `dory_control_process_*` those of the control process beside it.
 
 - After a restart of one process the sums fall by its part. `rate()` then takes the rest for new: expect one spike after a rise of `dory_process_restarts_total`.
 - Gauges that the leader sets stay as they were on a process that leads no more. Ask for them with `and on (instance) dory_leader == 1`.

@@ -81,6 +81,8 @@ COUNTS = {
     "dory_heartbeat_batch_size_max",
     "dory_http_connections",
     "dory_processors",
+    "dory_processors_away",
+    "dory_moves_open",
     "dory_foreign_pods",
     "dory_stopped_rollouts",
     "dory_deletion_guard_held_pods",
@@ -213,4 +215,6 @@ def test_what_is_known_is_there_from_the_start_but_for_parts_that_may_not_be_the
     assert value("dory_hearing_gaps_total", {"cause": "refused"}) == 0
     assert value("dory_processors", {"state": "error"}) == 0
     assert value("dory_checkpoints_total", {"outcome": "empty"}) == 0
+    home_failed = {"action": "move_cancelled", "reason": "home_failed", "outcome": "granted"}
+    assert value("dory_actions_total", home_failed) == 0
     assert value("dory_component_healthy", {"component": "kubernetes"}) is None

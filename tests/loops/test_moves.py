@@ -289,6 +289,7 @@ async def test_a_move_is_complete_only_with_its_state():
         await asyncio.sleep(10)
         assert site.rig.store.moves
         assert site.rig.reason_of(0) == "moving"
+        assert site.rig.value("dory_moves_open") == 1
         site.has_state = True
         await site.until_at("cloud-1")
 
@@ -398,12 +399,15 @@ async def test_manual_failback_stays_away():
             edge_node_id=site.rows[0].id,
         )
         await site.until_at("edge-1")
+        assert site.rig.value("dory_processors_away") == 0
         site.rig.cluster.lose_node("edge-1")
         await site.until_at("cloud-1")
         site.rig.cluster.restore_node("edge-1")
         await asyncio.sleep(120)
         assert site.place_of() == ["cloud-1"]
         assert site.rig.reason_of(0) == "away"
+        assert site.rig.value("dory_moves_open") == 0
+        assert site.rig.value("dory_processors_away") == 1
 
 
 async def test_a_new_leader_goes_on_with_a_move_where_it_is():

@@ -45,7 +45,10 @@ class ControlProcess:
     def __init__(self, inheritance: Inheritance) -> None:
         settings = self.settings = Settings.from_json(inheritance.settings)
         self.url = inheritance.url
-        self.metrics = Metrics(process=inheritance.board_fd is None)
+        is_alone = inheritance.board_fd is None
+        self.metrics = Metrics(
+            process=is_alone, process_namespace="" if is_alone else "dory_control"
+        )
         self.metrics.process_restarts.labels("control").inc(inheritance.restarts)
         self.store: PostgresStore = open_store(settings, self.metrics, "control")
         self.local: LocalCluster | None = None

@@ -65,7 +65,7 @@ class Display:
         if not self._is_marked:
             await self._store.mark_shown(lease)
             self._is_marked = True
-        self._count(plan, observed)
+        self._count(plan, observed, desired)
 
     async def _begin(self, lease: Lease, plan: Plan, desired: Desired) -> None:
         """Everything is written anew; what the leader before told is not told again."""
@@ -179,13 +179,15 @@ class Display:
 
     # Metrics
 
-    def _count(self, plan: Plan, observed: Observation) -> None:
+    def _count(self, plan: Plan, observed: Observation, desired: Desired) -> None:
         pods = Counter(_pod_status(pod) for pod in observed.pods.values())
         for status in ("running", "pending", "terminating"):
             self._metrics.pods.labels(status).set(pods[status])
         self._metrics.foreign_pods.set(len(plan.strangers))
         self._metrics.stopped_rollouts.set(len(plan.stopped_rollouts))
         self._metrics.nodes.set(len(observed.nodes))
+        self._metrics.processors_away.set(len(desired.homes.keys() & desired.configs.keys()))
+        self._metrics.moves_open.set(len(desired.moves))
         states = Counter(finding.state for finding in plan.findings.values())
         for state in State:
             self._metrics.processors.labels(state).set(states[state])
