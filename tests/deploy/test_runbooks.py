@@ -6,8 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import click
 import pytest
+from tests.deploy.promtool import needs_promtool, parse
 from tests.deploy.test_alerts import RULES, known
 
 from dory_orchestrator.cli import main
@@ -59,6 +61,29 @@ def test_its_commands_can_be_called(line: str):
         command = found
     # Options and arguments are parsed; nothing is called.
     command.make_context(command.name, arguments)
+
+
+@pytest.mark.real
+@needs_promtool
+@pytest.mark.timeout(60)
+def test_its_queries_parse(tmp_path: Path):
+    queries = re.findall(r"^```promql\n(.*?)^```$", ALERTS, flags=re.MULTILINE | re.DOTALL)
+    queries += re.findall(r"`(sum by [^`]*)`", ALERTS)
+    assert len(queries) > len(RULES)
+    done = parse({f"q{i}": query for i, query in enumerate(queries)}, tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+async def test_its_statements_are_understood(database_url: str):
+    statements = re.findall(r"^```sql\n(.*?)^```$", ALERTS, flags=re.MULTILINE | re.DOTALL)
+    statements += re.findall(r"""-c '(SELECT [^']*)'""", ALERTS)
+    assert len(statements) >= 3
+    connection = await asyncpg.connect(database_url)
+    try:
+        for statement in statements:
+            assert await connection.fetch(statement)
+    finally:
+        await connection.close()
 
 
 def test_its_metrics_are_there():
