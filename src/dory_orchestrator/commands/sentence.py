@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-_TROUBLE = ("error", "held", "waiting", "pending", "unknown")
+_TROUBLE = ("error", "held", "waiting", "pending", "starting", "unknown")
 
 
 def sentence(summary: Mapping[str, Any]) -> str:
