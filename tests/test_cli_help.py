@@ -100,7 +100,7 @@ def server() -> Iterator[Service]:
 @pytest.fixture
 def service(server: Service) -> Service:
     server.world.views.__init__()
-    for name in ("camera-1", "camera-2", "counter-1", "a\x1bb"):
+    for name in ("camera-1", "camera-2", "counter-1", "a\x1bb", "a$(reboot)", "a b", "-a"):
         server.add(name, state="running", node="edge-1")
     with ThreadPoolExecutor(max_workers=1) as executor:
         for name in ("edge-1", "cloud"):
@@ -135,8 +135,9 @@ class TestCompletion:
         assert complete(service.url, "processors", "--node", "") == ["cloud", "edge-1"]
         assert complete(service.url, "cordon", "ed") == ["edge-1"]
         assert complete(service.url, "events", "--processor", "co") == ["counter-1"]
-        # One of them would steer the terminal.
+        # These would steer the terminal, or the shell.
         assert complete(service.url, "processor", "a") == []
+        assert complete(service.url, "processor", "") == ["camera-1", "camera-2", "counter-1"]
 
     def test_commands_and_options(self, service):
         assert {"node", "nodes"} <= set(complete(service.url, "no"))

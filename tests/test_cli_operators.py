@@ -107,6 +107,21 @@ class TestNode:
         result = service.call("node", "nowhere")
         assert (result.exit_code, "no node is called 'nowhere'" in result.stderr) == (1, True)
 
+    def test_of_one_organization(self, service):
+        for number in (1, 2):
+            now(service.world.add_node("edge-1", organization_id=UUID(int=number)))
+        result = service.call("node", "edge-1")
+        assert (result.exit_code, "several nodes are called" in result.stderr) == (1, True)
+        result = service.call("node", "edge-1", "--organization", str(UUID(int=2)), "-o", "json")
+        assert json.loads(result.stdout)["node"]["organization_id"] == str(UUID(int=2))
+
+
+@pytest.mark.parametrize("group", ["guard", "brake"])
+def test_a_group_alone_tells_its_status(service, group):
+    service.engage()
+    service.hold(all=1)
+    assert service.call(group).stdout == service.call(group, "status").stdout
+
 
 class TestSummary:
     def test_the_sentence_and_the_numbers(self, service):

@@ -20,6 +20,7 @@ from dory_orchestrator.core.diagnosis import (
     judge_tokens,
     judge_version,
     judge_writes,
+    least_offset,
 )
 from dory_orchestrator.core.model import Node
 
@@ -95,6 +96,19 @@ def test_what_is_found(finding, verdict, words):
     assert (finding.verdict, words in finding.detail) == (verdict, True), finding
     # What is not well says how it is mended.
     assert bool(finding.remedy) is (verdict is not OK)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "offset"),
+    [
+        ((10.0, 10.0), (10.0, 10.0), 0.0),
+        ((10.0, 11.0), (9.0, 15.0), 0.0),
+        ((20.0, 21.0), (9.0, 15.0), 5.0),
+        ((2.0, 3.0), (9.0, 15.0), -6.0),
+    ],
+)
+def test_a_slow_answer_proves_little_of_a_clock(theirs, ours, offset):
+    assert least_offset(theirs, ours) == offset
 
 
 def test_no_token_is_told():

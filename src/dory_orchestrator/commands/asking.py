@@ -175,9 +175,9 @@ async def identify(api: Api, text: str) -> str:
     raise Failure(f"several processors are called {tables.clean(text)!r}: give an id of {ids}")
 
 
-async def find_node(api: Api, text: str) -> dict[str, Any]:
+async def find_node(api: Api, text: str, organization: UUID | None = None) -> dict[str, Any]:
     """The one node that is meant, by its name or how that begins. Raises Failure."""
-    page = await api.get("/nodes", {"q": text, "limit": 100})
+    page = await api.get("/nodes", {"q": text, "organization": organization, "limit": 100})
     found = page["nodes"]
     found = [row for row in found if row["name"] == text] or found
     if len(found) == 1:

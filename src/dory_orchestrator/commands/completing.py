@@ -4,6 +4,7 @@ Whoever presses the tab key waits a second at most, and is never told an error.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from dory_orchestrator.commands.asking import Api, Failure, ask, find_url
 
 _TIMEOUT_SECONDS = 1.0
 _ITEMS_MAX = 200
+_HARMLESS = re.compile(r"[\w.:@%+=][\w.:@%+=,/-]*").fullmatch
+"""Nothing that a shell takes for more than letters, or a command for an option."""
 
 
 def node_names(
@@ -56,5 +59,5 @@ def _complete(
         found = asyncio.run(ask(url, bounded, timeout_seconds=_TIMEOUT_SECONDS))
     except (Failure, TimeoutError, KeyError, TypeError):
         return []
-    # A shell completes what was typed, letter by letter; and a name with odd characters steers it.
-    return [one for one in found if one.value.startswith(incomplete) and one.value.isprintable()]
+    # A shell completes what was typed, letter by letter, and obeys what it puts on its line.
+    return [one for one in found if one.value.startswith(incomplete) and _HARMLESS(one.value)]

@@ -48,15 +48,18 @@ def confirm(yes: bool, question: str) -> None:
 # The deletion guard ------------------------------------------------------------------------
 
 
-@click.group("guard")
-def guard_group() -> None:
-    """What waits for an operator's word.
+@click.group("guard", invoke_without_command=True)
+@click.pass_context
+def guard_group(ctx: click.Context) -> None:
+    """What waits for an operator's word; without a command its status.
 
     \b
     Examples:
       dory-orchestrator guard status
       dory-orchestrator guard confirm
     """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(guard_status_command)
 
 
 @guard_group.command("status")
@@ -236,15 +239,18 @@ def _decide_node(
 # The brake ---------------------------------------------------------------------------------
 
 
-@click.group("brake")
-def brake_group() -> None:
-    """What keeps processors in place when many nodes look dead at once.
+@click.group("brake", invoke_without_command=True)
+@click.pass_context
+def brake_group(ctx: click.Context) -> None:
+    """What keeps processors in place when many nodes look dead at once; without a command its status.
 
     \b
     Examples:
       dory-orchestrator brake status
       dory-orchestrator brake override --for 10m --reason "the site burnt down"
     """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(brake_status_command)
 
 
 @brake_group.command("status")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import click
 
@@ -74,9 +75,15 @@ def _node_key(row: tables.Row) -> str:
 
 @click.command("node")
 @click.argument("node", metavar="NAME", shell_complete=node_names)
+@click.option(
+    "--organization",
+    type=click.UUID,
+    metavar="ID",
+    help="Where two organizations have a node of this name.",
+)
 @watch_option
 @target_options
-def node_command(target: Target, node: str, watch: bool) -> None:
+def node_command(target: Target, node: str, organization: UUID | None, watch: bool) -> None:
     """Show a node with its processors and last events. NAME: its name, or how that begins.
 
     \b
@@ -86,13 +93,13 @@ def node_command(target: Target, node: str, watch: bool) -> None:
     """
 
     async def fetch(api: Api) -> Answer:
-        return await _ask_node(api, node)
+        return await _ask_node(api, node, organization)
 
     show(target, Single(fetch, node_parts, restless=(*_AGES, *_CHECKS)), watch=watch)
 
 
-async def _ask_node(api: Api, text: str) -> Answer:
-    found = await find_node(api, text)
+async def _ask_node(api: Api, text: str, organization: UUID | None) -> Answer:
+    found = await find_node(api, text, organization)
     query = {"node": found["name"]}
     processors, events = await asyncio.gather(
         api.all("/processors", "processors", query, None),

@@ -136,7 +136,9 @@ class _Screen:
                 silent = time.monotonic() - answered_at
                 self._notice = f"no answer for {silent:.0f}s, it is tried again: {error}"
             self._changed.set()
-            await asyncio.sleep(max(_LOOK_SECONDS - (time.monotonic() - began), 0.1))
+            # An orchestrator that takes long is asked less often.
+            took = time.monotonic() - began
+            await asyncio.sleep(max(_LOOK_SECONDS - took, took))
 
     async def _draw(self, live: Live) -> None:
         while True:

@@ -160,6 +160,14 @@ def judge_connections(server: ServerFacts, pool_size: int) -> Finding:
     return ok("database connections", detail)
 
 
+def least_offset(theirs: tuple[float, float], ours: tuple[float, float]) -> float:
+    """How many seconds their clock is before ours, at the least: an answer that took long proves
+    little. Both are the earliest and the latest moment that it may have been, in Unix seconds.
+    """
+    low, high = theirs[0] - ours[1], theirs[1] - ours[0]
+    return low if low > 0 else min(high, 0.0)
+
+
 def judge_clock(check: str, offset_seconds: float, of: str) -> Finding:
     """How far is a clock before ours?"""
     far = abs(offset_seconds)

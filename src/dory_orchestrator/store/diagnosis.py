@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 
-from dory_orchestrator.core.diagnosis import ServerFacts
+from dory_orchestrator.core.diagnosis import ServerFacts, least_offset
 from dory_orchestrator.ports import SchemaError
 from dory_orchestrator.store import platform_tables
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
@@ -25,9 +25,9 @@ async def server_facts(dsn: str, now: Callable[[], float]) -> ServerFacts:
     async with _connected(dsn) as connection:
         before = now()
         row = await connection.fetchrow(_QUERIES["server"])
-        middle = (before + now()) / 2
+        offset_seconds = least_offset((row["now"], row["now"]), (before, now()))
     names = ("version", "version_text", "role", "is_standby", "is_read_only", "connections_max")
-    return ServerFacts(**{name: row[name] for name in names}, offset_seconds=row["now"] - middle)
+    return ServerFacts(**{name: row[name] for name in names}, offset_seconds=offset_seconds)
 
 
 async def present_revision(dsn: str) -> str | None:

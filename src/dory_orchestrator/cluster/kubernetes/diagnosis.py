@@ -1,7 +1,7 @@
 """What `doctor` asks an API server. Nothing is changed."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from importlib import import_module
 from typing import Any
@@ -11,6 +11,7 @@ import msgspec
 
 from dory_orchestrator.cluster.kubernetes.connection import Apis, Connection
 from dory_orchestrator.cluster.kubernetes.objects import KubeNode, to_node
+from dory_orchestrator.core.diagnosis import least_offset
 from dory_orchestrator.core.model import Node
 from dory_orchestrator.ports import ClusterUnavailable
 
@@ -49,27 +50,27 @@ async def version_and_offset(
 
     `now` is our clock, in Unix seconds. Raises ClusterError.
     """
-    headers: Mapping[str, str] = {}
-    before = now()
+    offset: float | None = None
 
     async def call(apis: Apis) -> aiohttp.ClientResponse:
-        nonlocal headers
+        nonlocal offset
+        before = now()
         answer: aiohttp.ClientResponse = await apis.version.get_code_without_preload_content()
-        headers = answer.headers
+        offset = _offset(answer.headers.get("Date"), (before, now()))
         return answer
 
     body = await connection.send(call, timeout_seconds=_CALL_SECONDS)
     said = _decoded(body, dict[str, Any])
-    version = f"Kubernetes {said.get('major', '?')}.{said.get('minor', '?')}"
-    return version, _offset(headers.get("Date"), (before + now()) / 2)
+    return f"Kubernetes {said.get('major', '?')}.{said.get('minor', '?')}", offset
 
 
-def _offset(date: str | None, ours: float) -> float | None:
+def _offset(date: str | None, ours: tuple[float, float]) -> float | None:
     try:
-        # It is written in whole seconds: on average it was half a second later.
-        return parsedate_to_datetime(date or "").timestamp() + 0.5 - ours
+        # It is written in whole seconds.
+        told = parsedate_to_datetime(date or "").timestamp()
     except ValueError:
         return None
+    return least_offset((told, told + 1.0), ours)
 
 
 async def missing_rights(connection: Connection, namespace: str | None) -> list[str]:
