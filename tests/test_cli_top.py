@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 from tests.terminal import OnTerminal
-from tests.test_cli_fleet import COMMAND, Service, invoke
+from tests.test_cli_fleet import COMMAND, Service, invoke, now
 
 from dory_orchestrator.commands.frame import share
 from dory_orchestrator.commands.sentence import is_well, sentence
+from dory_orchestrator.commands.top import joined
 from dory_orchestrator.ports import StoreUnavailable
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(40)]
@@ -124,6 +125,35 @@ def test_one_frame_of_nobody():
 def test_sections_share_the_rows(wanted, rows, given):
     names = ("nodes", "moves", "events")
     assert tuple(share(dict(zip(names, wanted, strict=True)), rows)[n] for n in names) == given
+
+
+def test_what_two_answers_tell_is_drawn_once():
+    """Between them a second may pass, and a move may end."""
+    node = {"name": "edge-1", "organization_id": "a", "heartbeat_age_seconds": 1.0}
+    other = {**node, "organization_id": "b"}
+    under_way, older = {"id": 7, "ended_at": None}, {"id": 8, "ended_at": "then"}
+    answers = {
+        **{name: {} for name in ("summary", "brake", "guard", "health")},
+        "unready": {"nodes": [node]},
+        "nodes": {"nodes": [{**node, "heartbeat_age_seconds": 2.0}, other]},
+        "open": {"moves": [under_way]},
+        "moves": {"moves": [older, {"id": 7, "ended_at": "now"}, {"id": 6, "ended_at": None}]},
+        "processors": {"processors": []},
+        "events": {"events": []},
+    }
+    found = joined(answers)
+    assert [one["heartbeat_age_seconds"] for one in found["nodes"]] == [2.0, 1.0]
+    assert [one["id"] for one in found["moves"]] == [6, 8, 7]
+
+
+def test_it_tells_how_many_nodes_it_does_not_show(service):
+    for number in range(40):
+        now(service.world.add_node(f"n{number:02}", kind="edge"))
+    shown = service.call("top", "--once", COLUMNS="80", LINES="24").stdout.splitlines()
+    (heading,) = (line for line in shown if line.startswith("NODE"))
+    nodes = [line for line in shown if re.match(r"n\d\d ", line)]
+    assert heading.split()[:2] == ["NODE", f"(+{40 - len(nodes)})"]
+    assert len(nodes) >= 5
 
 
 WELL = {

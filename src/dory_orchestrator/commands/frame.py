@@ -131,7 +131,7 @@ def _cut(
 ) -> Sequence[tables.Row]:
     """As many as there is place for; of nodes their heading tells how many are not shown."""
     shown = found[: max(rows, 0)]
-    missing = (count or 0) - len(shown)
+    missing = max(count, len(found)) - len(shown) if count is not None else 0
     if missing > 0:
         table.columns[0].header = f"{table.columns[0].header} (+{missing})"
     return shown

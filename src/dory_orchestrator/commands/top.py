@@ -71,14 +71,16 @@ async def look(api: Api) -> dict[str, Any]:
             answers = await asyncio.gather(*calls.values(), return_exceptions=True)
     except TimeoutError as error:
         raise Failure(f"no answer within {_ANSWER_SECONDS:g} s") from error
-    return _joined(dict(zip(calls, answers, strict=True)))
+    return joined(dict(zip(calls, answers, strict=True)))
 
 
-def _joined(answers: Mapping[str, Any]) -> dict[str, Any]:
+def joined(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """What `look` asked for, each node and each move once. Raises what stands for an answer."""
     for answer in answers.values():
         if isinstance(answer, BaseException):
             raise answer
-    nodes = {str(row): row for name in ("unready", "nodes") for row in answers[name]["nodes"]}
+    # Of two answers about the same the second is the newer one, or as good.
+    nodes = {_node_key(row): row for name in ("unready", "nodes") for row in answers[name]["nodes"]}
     moves = {row["id"]: row for name in ("open", "moves") for row in answers[name]["moves"]}
     return {
         **{name: answers[name] for name in ("summary", "brake", "guard", "health")},
@@ -87,6 +89,10 @@ def _joined(answers: Mapping[str, Any]) -> dict[str, Any]:
         "moves": sorted(moves.values(), key=_move_order),
         "events": answers["events"]["events"],
     }
+
+
+def _node_key(row: tables.Row) -> tuple[str, str | None]:
+    return row["name"], row["organization_id"]
 
 
 def _move_order(row: tables.Row) -> tuple[bool, int]:
