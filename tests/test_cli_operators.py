@@ -167,6 +167,20 @@ class TestYaml:
         assert not any(mark in shown for mark in "\x1b\x9b\u202e")
         assert yaml.safe_load(shown)["processors"][0]["name"] == name
 
+    def test_what_is_simulated(self, service):
+        command = ["simulate", "--nodes", "2", "--hours", "0.05", "--seed", "7", "-o"]
+        as_json, as_yaml = (service.call(*command, output) for output in ("json", "yaml"))
+        assert (as_json.exit_code, as_yaml.exit_code) == (0, 0)
+        assert yaml.safe_load(as_yaml.stdout) == json.loads(as_json.stdout)
+
+    def test_what_a_fleet_file_would_change(self, service, database_url, tmp_path):
+        file = tmp_path / "fleet.yaml"
+        file.write_text("organization: acme\n")
+        command = ["fleet", "apply", str(file), "--dry-run", "--config-db", database_url, "-o"]
+        as_json, as_yaml = (service.call(*command, output) for output in ("json", "yaml"))
+        assert (as_json.exit_code, as_yaml.exit_code) == (0, 0)
+        assert yaml.safe_load(as_yaml.stdout) == json.loads(as_json.stdout)
+
     def test_a_decision(self, service):
         now(service.world.add_node("edge-1", kind="edge", organization_id=uuid4()))
         result = service.call("cordon", "edge-1", "--reason", "a", "-o", "yaml")

@@ -86,6 +86,15 @@ def test_it_is_as_large_as_the_terminal(service):
     assert terminal.code == 0
 
 
+def test_a_tiny_terminal_is_no_failure(service):
+    service.add("camera-1", state="running", node="edge-1")
+    with OnTerminal(top(service), columns=20, rows=5) as terminal:
+        terminal.wait_for("Dory Orchestrator")
+        terminal.resize(3, 2)
+        terminal.send("q")
+    assert terminal.code == 0
+
+
 def shown(terminal: OnTerminal) -> set[str]:
     return set(plain(terminal.shown).split())
 

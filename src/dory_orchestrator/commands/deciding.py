@@ -341,7 +341,7 @@ def clear_command(target: Target, by: str | None) -> None:
 def _decide_brake(target: Target, path: str, body: Mapping[str, Any]) -> None:
     answer = run(target, lambda api: api.post(path, body))
     if target.as_data:
-        print_data(target, answer)
+        print_data(target.output, answer)
         return
     if (until := answer["override_until"]) is not None:
         click.echo(f"overridden until {tables.clean(until)}")

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dory_orchestrator import logs
 from dory_orchestrator.commands import tables
-from dory_orchestrator.commands.asking import FAILED, INTERRUPTED, OUTPUTS, Target, one_line
+from dory_orchestrator.commands.asking import FAILED, INTERRUPTED, OUTPUTS, one_line
 from dory_orchestrator.commands.setting_options import config_option, setting_options
 from dory_orchestrator.commands.showing import print_data
 from dory_orchestrator.core.diagnosis import Finding, Verdict, failed, ok, skipped
@@ -78,7 +78,7 @@ async def _report(
     is_well = not any(one.verdict is Verdict.FAILED for one in findings)
     if output in ("json", "yaml"):
         rows = [{**asdict(one), "verdict": str(one.verdict)} for one in findings]
-        print_data(Target("", output), {"well": is_well, "findings": rows})
+        print_data(output, {"well": is_well, "findings": rows})
     else:
         click.echo(tables.render(findings_table(findings), wide=output == "wide"))
         click.echo(f"\n{_counted(findings)}")

@@ -135,7 +135,7 @@ def _show_event(target: Target, row: Answer) -> None:
 
 def _show_events(target: Target, found: Answer) -> None:
     if target.as_data:
-        print_data(target, found)
+        print_data(target.output, found)
         return
 
     async def given(_api: Api) -> Answer:

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from dory_orchestrator.cluster.local.client import LocalCluster
+from dory_orchestrator.commands.showing import print_data
 from dory_orchestrator.core.fleet import Fleet, FleetChanges
 from dory_orchestrator.fleet_file import FleetFileError, load, schema
 from dory_orchestrator.ports import ClusterError, StoreError
@@ -50,7 +51,7 @@ def fleet_group() -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(["text", "json", "yaml"]),
     default="text",
     help="How the changes are shown.  [text]",
 )
@@ -79,7 +80,10 @@ def apply_command(
         _exit(_WRONG_CALL, *error.problems)
     except (StoreError, ClusterError) as error:
         _exit(_FAILED, str(error))
-    click.echo(json.dumps(changes.as_dict(), indent=2) if output == "json" else str(changes))
+    if output == "text":
+        click.echo(str(changes))
+    else:
+        print_data(output, changes.as_dict())
 
 
 @fleet_group.command("schema")

@@ -68,7 +68,7 @@ def show(target: Target, view: Single | Rows, *, watch: bool = False) -> None:
         return
     answer = run(target, view.fetch)
     if target.as_data:
-        print_data(target, answer)
+        print_data(target.output, answer)
     elif isinstance(view, Single):
         print_parts(view.parts(answer, target.wide), wide=target.wide)
     else:
@@ -95,14 +95,14 @@ def print_parts(parts: Parts, *, wide: bool = False, err: bool = False) -> None:
 def print_answer(target: Target, answer: Answer, said: str) -> None:
     """What a decision was answered: `said` for people."""
     if target.as_data:
-        print_data(target, answer)
+        print_data(target.output, answer)
     else:
         click.echo(said)
 
 
-def print_data(target: Target, content: Answer) -> None:
-    """As JSON or YAML, whole."""
-    click.echo(as_yaml(content) if target.output == "yaml" else as_json(content, indent=2))
+def print_data(output: str, content: Answer) -> None:
+    """As JSON, or as YAML, whole."""
+    click.echo(as_yaml(content) if output == "yaml" else as_json(content, indent=2))
 
 
 def print_document(target: Target, content: Answer) -> None:
@@ -118,8 +118,13 @@ def as_json(content: Answer, indent: int | None = None) -> str:
 
 def as_yaml(content: Answer) -> str:
     """What JSON would say. All that is not ASCII is escaped where a terminal would obey some."""
-    steers = _STEERING.search(json.dumps(content, ensure_ascii=False)) is not None
+    as_json = json.dumps(content, ensure_ascii=False)
+    steers = _STEERING.search(as_json) is not None
     text: str = yaml.dump(
-        content, Dumper=_DUMPER, sort_keys=False, allow_unicode=not steers, width=_UNFOLDED
+        json.loads(as_json),
+        Dumper=_DUMPER,
+        sort_keys=False,
+        allow_unicode=not steers,
+        width=_UNFOLDED,
     )
     return text.rstrip("\n")

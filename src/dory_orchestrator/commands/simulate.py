@@ -3,12 +3,12 @@
 Exit codes: 0 every promise was kept, 1 one was broken, 2 the call is wrong.
 """
 
-import json
 import secrets
 import sys
 
 import click
 
+from dory_orchestrator.commands.showing import print_data
 from dory_orchestrator.sim.report import as_json, as_text
 from dory_orchestrator.sim.scenarios import SCENARIOS
 from dory_orchestrator.sim.scenarios import simulate as run
@@ -65,7 +65,7 @@ _NODES_MAX, _PROCESSORS_MAX, _HOURS_MAX = 10_000, 100_000, 24.0 * 365
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["text", "json"]),
+    type=click.Choice(["text", "json", "yaml"]),
     default="text",
     help="How it is shown.  [text]",
 )
@@ -98,9 +98,9 @@ def simulate_command(
         stores_gaps=_GAPS not in without,
     )
     outcome = run(setup)
-    if output == "json":
-        click.echo(json.dumps(as_json(outcome, verbose=verbose), indent=2))
-    else:
+    if output == "text":
         click.echo(as_text(outcome, verbose=verbose))
+    else:
+        print_data(output, as_json(outcome, verbose=verbose))
     if not outcome.is_kept:
         sys.exit(_FAILED)

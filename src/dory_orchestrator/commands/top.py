@@ -41,7 +41,7 @@ def top_command(target: Target, once: bool) -> None:
       dory-orchestrator top --once
     """
     if target.as_data:
-        print_data(target, run(target, look))
+        print_data(target.output, run(target, look))
     elif once or not sys.stdout.isatty():
         size = shutil.get_terminal_size()
         seen = run(target, look)
@@ -152,8 +152,10 @@ class _Screen:
             rows = live.console.size.height
             drawn = frame(self._seen, url=self._url, rows=rows, notice=self._notice)
             live.update(_with_foot(drawn), refresh=True)
+            # Not by wait_for, which before Python 3.12 may swallow that it is cancelled.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOOK_SECONDS)
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._changed.wait()
 
 
 def _with_foot(drawn: RenderableType) -> Layout:
