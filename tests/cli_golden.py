@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 from tests.contract.fleet_worlds import MOMENT, MemoryFleet
 
+from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.fleet import FleetApi
 from dory_orchestrator.api.health import Health
@@ -113,7 +114,10 @@ async def _answers() -> dict[str, Any]:
     world, metrics = MemoryFleet(), Metrics()
     await _fill(world)
     fleet = FleetApi(world.views, tokens=Tokens(()), cluster="kubernetes")
-    app = build(health=Health(metrics), render_metrics=metrics.render, edge=None, fleet=fleet)
+    asking = AskingApi(world.views, tokens=Tokens(()))
+    app = build(
+        health=Health(metrics), render_metrics=metrics.render, edge=None, fleet=fleet, asking=asking
+    )
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://orchestrator") as http:
 

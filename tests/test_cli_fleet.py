@@ -22,6 +22,7 @@ from structlog.testing import capture_logs
 from tests.contract.fleet_worlds import MemoryFleet
 from tests.doubles import MemoryStore
 
+from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
 from dory_orchestrator.api.fleet import FleetApi
@@ -74,11 +75,14 @@ class Service:
         self.world = MemoryFleet()
         metrics = Metrics()
         fleet = FleetApi(self.world.views, tokens=Tokens(tokens), cluster="local")
+        asking = AskingApi(self.world.views, tokens=Tokens(tokens))
         self.store, self.asked = MemoryStore(), list[tuple[str, str]]()
         recorder = HeartbeatRecorder(self.store, metrics=metrics)
         edge = EdgeApi(recorder=recorder, nodes=self.store, tokens=Tokens(tokens), metrics=metrics)
         health = Health(metrics)
-        served = build(health=health, render_metrics=metrics.render, edge=edge, fleet=fleet)
+        served = build(
+            health=health, render_metrics=metrics.render, edge=edge, fleet=fleet, asking=asking
+        )
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             self.asked.append((scope["method"], scope["path"]))

@@ -16,6 +16,7 @@ import httpx
 from tests.doubles import MemoryStore
 from tests.views_double import MemoryViews
 
+from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
 from dory_orchestrator.api.fleet import FleetApi
@@ -41,7 +42,10 @@ async def served() -> dict[str, Any]:
     recorder = HeartbeatRecorder(store, metrics=metrics)
     edge = EdgeApi(recorder=recorder, nodes=store, tokens=Tokens(()), metrics=metrics)
     fleet = FleetApi(MemoryViews(), tokens=Tokens(()), cluster="local")
-    app = build(health=Health(metrics), render_metrics=metrics.render, edge=edge, fleet=fleet)
+    asking = AskingApi(MemoryViews(), tokens=Tokens(()))
+    app = build(
+        health=Health(metrics), render_metrics=metrics.render, edge=edge, fleet=fleet, asking=asking
+    )
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://orchestrator") as http:
         document: dict[str, Any] = (await http.get("/openapi.json")).json()

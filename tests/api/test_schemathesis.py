@@ -15,6 +15,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from tests.api.conftest import DECOMMISSION
 from tests.contract.fleet_worlds import MemoryFleet
 from tests.doubles import MemoryStore
+from tests.leader_double import a_leader
 
 from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
@@ -68,6 +69,7 @@ def _application() -> Any:
     recorder = PromptRecorder(store, metrics=metrics)
     edge = EdgeApi(recorder=recorder, nodes=store, tokens=Tokens(()), metrics=metrics)
     views = _fleet().views
+    views.answer = a_leader()
     fleet = FleetApi(views, tokens=Tokens(()), cluster="local")
     asking = AskingApi(views, tokens=Tokens(()))
     return build(

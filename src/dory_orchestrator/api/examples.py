@@ -62,6 +62,7 @@ _EVENT = {
     "pod_uid": _POD_UID,
     "epoch": 2,
     "term": 4,
+    "explanation": None,
 }
 _NODE = {
     "name": "edge-berlin-1",
@@ -182,6 +183,84 @@ _METRICS = """\
 dory_leader 1.0
 """
 
+_NODE_DECISION = {
+    "outcome": "offline",
+    "reason": "dead_not_ready",
+    "detail": "not ready for 42 s, and no heartbeat since",
+    "facts": {"ready": False, "ready_changed_seconds_ago": 42.0, "falls_lately": 1},
+    "rules": [
+        {
+            "rule": "grace_over",
+            "question": "Has its trouble lasted for the whole grace?",
+            "held": True,
+            "numbers": {"trouble_seconds": 42.0, "node_failure_grace_seconds": 30.0},
+        }
+    ],
+    "candidates": [],
+    "other_candidates": {},
+}
+_DECISION = {
+    "outcome": "moving",
+    "reason": "node_dead",
+    "detail": "from edge-berlin-1 (not ready for 42 s, and no heartbeat since) to cloud-1",
+    "facts": {"node_type": "edge", "linked_node": "edge-berlin-1", "epoch": 1},
+    "rules": [
+        {
+            "rule": "node_in_trouble",
+            "question": "Is its node in trouble?",
+            "held": True,
+            "numbers": {"node": "edge-berlin-1", "state": "offline", "reason": "dead_not_ready"},
+        },
+        {
+            "rule": "brake_held",
+            "question": "Does the mass-failure brake hold?",
+            "held": False,
+            "numbers": {"suspect_nodes": 1, "counted_nodes": 8, "reason": "clear"},
+        },
+    ],
+    "candidates": [
+        {"node": "cloud-1", "chosen": True, "why_not": None},
+        {"node": "cloud-2", "chosen": False, "why_not": "cpu"},
+    ],
+    "other_candidates": {"selector": 8},
+}
+_DIRECTIVE_DECISION = {
+    "outcome": "shutdown",
+    "reason": "moved_away",
+    "detail": "a heartbeat of it from edge-berlin-1 is answered shutdown",
+    "facts": {"row_found": True, "status": "running", "left_node": "edge-berlin-1"},
+    "rules": [
+        {"rule": "not_found", "question": "Is its row missing?", "held": False, "numbers": {}}
+    ],
+    "candidates": [],
+    "other_candidates": {},
+}
+_EXPLANATION = {
+    "subject": "processor",
+    "id": _CAMERA,
+    "name": "camera-1",
+    "live": True,
+    "message": "",
+    "decision": _DECISION,
+    "because": [
+        {
+            "subject": "node",
+            "id": _BERLIN,
+            "name": "edge-berlin-1",
+            "decision": _NODE_DECISION,
+        }
+    ],
+    "events": [{**_EVENT, "explanation": _DECISION}],
+}
+_PAUSE = {
+    "paused": True,
+    "until": "2026-11-25T07:00:43Z",
+    "began_at": _BEGAN_AT,
+    "by": _EVE,
+    "reason": "the network is being rebuilt",
+}
+_ORDER = {"processor": _CAMERA, "reason": "the camera is being cleaned", "by": _EVE}
+
 EXAMPLES: Mapping[tuple[str, str], Example] = {
     ("POST", "/api/v1/edge/heartbeat"): Example(
         {
@@ -239,6 +318,9 @@ EXAMPLES: Mapping[tuple[str, str], Example] = {
                     "began_at": _BEGAN_AT,
                     "last_alive_at": "2026-11-25T06:30:20.512Z",
                     "state_at": "2026-11-25T06:30:15.512Z",
+                    "suspect_at": "2026-11-25T06:30:03Z",
+                    "created_at": None,
+                    "ready_at": None,
                     "ended_at": "2026-11-25T06:30:50.012Z",
                     "outcome": "done",
                     "rto_seconds": 29.5,
@@ -288,7 +370,130 @@ EXAMPLES: Mapping[tuple[str, str], Example] = {
             "guard_held": False,
             "brake_engaged": False,
             "moves_open": 2,
+            "away": 3,
+            "pause_until": None,
+            "pause_by": None,
+            "pause_reason": None,
         }
+    ),
+    ("GET", "/api/v1/fleet/processors/{id}/explanation"): Example(_EXPLANATION),
+    ("GET", "/api/v1/fleet/processors/{id}/directive"): Example(
+        {
+            **_EXPLANATION,
+            "subject": "directive",
+            "name": None,
+            "decision": _DIRECTIVE_DECISION,
+            "because": [],
+        }
+    ),
+    ("GET", "/api/v1/fleet/nodes/explanation"): Example(
+        {**_EXPLANATION, "subject": "node", "id": _BERLIN, "name": "edge-berlin-1"}
+        | {"decision": _NODE_DECISION, "because": []}
+    ),
+    ("GET", "/api/v1/fleet/plan"): Example(
+        {
+            "actions": [
+                {
+                    "action": "create",
+                    "id": _CAMERA,
+                    "name": "camera-1",
+                    "move": "failover",
+                    "from_node": "edge-berlin-1",
+                    "node": "cloud-1",
+                    "reason": "node_dead",
+                    "detail": "from edge-berlin-1: on cloud-1",
+                }
+            ],
+            "actions_count": 1,
+            "paused": [],
+            "paused_count": 0,
+            "paused_for_seconds": None,
+            "waiting": [],
+            "waiting_count": 0,
+            "nodes": [
+                {
+                    "name": "edge-berlin-1",
+                    "state": "offline",
+                    "reason": "dead_not_ready",
+                    "detail": "not ready for 42 s, and no heartbeat since",
+                }
+            ],
+            "nodes_count": 1,
+            "brake_engaged": False,
+            "brake": "1 of 8 edge nodes are suspect or dead",
+            "guard": "",
+            "changes_in_seconds": 12.5,
+        }
+    ),
+    ("GET", "/api/v1/fleet/what-if"): Example(
+        {
+            "nodes_down": ["edge-berlin-1"],
+            "processors": [
+                {
+                    "id": _CAMERA,
+                    "name": "camera-1",
+                    "from_node": "edge-berlin-1",
+                    "outcome": "moves",
+                    "to_node": "cloud-1",
+                    "reason": "node_dead",
+                    "detail": "from edge-berlin-1: on cloud-1",
+                    "loss_seconds": 4.2,
+                    "wave": 1,
+                    "seconds": 93.1,
+                }
+            ],
+            "moves": 1,
+            "waits": 0,
+            "stays": 0,
+            "loss_seconds_most": 4.2,
+            "seconds_most": 93.1,
+            "brake_engaged": False,
+            "brake": "1 of 8 edge nodes are suspect or dead",
+            "paused": False,
+            "safe": True,
+            "detection_seconds": 90.0,
+            "failover_seconds": 3.1,
+        }
+    ),
+    ("GET", "/api/v1/fleet/pause"): Example(_PAUSE),
+    ("POST", "/api/v1/fleet/pause/begin"): Example(
+        {
+            **_PAUSE,
+            "message": "until then nothing is created, ended or moved; heartbeats go on, and what"
+            " was begun is carried out within half a minute",
+        },
+        {"for_seconds": 1800, "reason": "the network is being rebuilt", "by": _EVE},
+    ),
+    ("POST", "/api/v1/fleet/pause/end"): Example(
+        {
+            **dict.fromkeys(_PAUSE),
+            "paused": False,
+            "message": "what waited is done now, if it is still right",
+        },
+        {"by": _EVE},
+    ),
+    ("POST", "/api/v1/fleet/orders/failover"): Example(
+        {
+            "processor": _CAMERA,
+            "message": "it leaves edge-berlin-1 with its state, and stays in the cloud until it is"
+            " sent home (failback)",
+        },
+        _ORDER,
+    ),
+    ("POST", "/api/v1/fleet/orders/failback"): Example(
+        {
+            "processor": _CAMERA,
+            "message": "it goes home to edge-berlin-1 with its state, as soon as none other is on"
+            " its way",
+        },
+        _ORDER,
+    ),
+    ("POST", "/api/v1/fleet/orders/retry"): Example(
+        {
+            "processor": _CAMERA,
+            "message": "it failed 3 times in a row, and is tried again now",
+        },
+        _ORDER,
     ),
     ("GET", "/healthz"): Example(_HEALTH),
     ("GET", "/readyz"): Example(_HEALTH),

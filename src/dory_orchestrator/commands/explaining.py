@@ -195,7 +195,7 @@ def what_if_command(target: Target, down: Sequence[str], without_cloud: bool) ->
 
     answer = run(target, fetch)
     if target.as_data:
-        print_data(target, answer)
+        print_data(target.output, answer)
     else:
         print_parts(what_if_parts(answer, target.wide), wide=target.wide)
     if not answer["safe"]:

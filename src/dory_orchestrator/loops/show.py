@@ -65,7 +65,7 @@ class Display:
         if not self._is_marked:
             await self._store.mark_shown(lease)
             self._is_marked = True
-        self._count(plan, observed, desired)
+        self._count(plan, observed, snapshot.desired)
 
     async def _begin(self, lease: Lease, plan: Plan, desired: Desired) -> None:
         """Everything is written anew; what the leader before told is not told again."""
