@@ -9,7 +9,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from dory_orchestrator.api.fleet_bodies import By, DecisionRow, EventRow, Why, Word
 
 PAUSE_SECONDS_MAX = 7 * 86_400
-Names = Annotated[list[Word], Meta(min_length=1, max_length=1000)]
+_NAME = r"^[^,\x00-\x1f\x7f-\x9f]+$"
+Names = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=253, pattern=_NAME)]],
+    Meta(min_length=1, max_length=1000),
+]
 
 
 class NodeQuery(Struct):

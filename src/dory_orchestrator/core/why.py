@@ -194,7 +194,7 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
             "Does its template say that it goes home by hand only, and was it not ordered home?",
             ("manual", "ordered_by"),
         ),
-        Rule.KEPT_AWAY: Asked("Did an operator order it away from its home?", ("by",)),
+        Rule.KEPT_AWAY: Asked("Does an operator keep it away from its home?", ("by",)),
         Rule.HOME_CORDONED: Asked("Is its home cordoned?", ("home_node",)),
         Rule.HOME_NOT_WELL: Asked("Is its home not well?", ("home_node", "state", "reason")),
         Rule.HOME_NOT_STABLE: Asked(
