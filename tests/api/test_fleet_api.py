@@ -16,7 +16,8 @@ from dory_orchestrator.ports import StoreBusy, StoreTimeout
 FLEET = "/api/v1/fleet"
 READS = (
     *("/nodes", "/processors", f"/processors/{uuid4()}", "/events", "/moves"),
-    *("/guard", "/brake", "/summary"),
+    *("/guard", "/brake", "/summary", "/plan", "/what-if", "/pause", "/nodes/explanation?node=a"),
+    *(f"/processors/{uuid4()}/explanation", f"/processors/{uuid4()}/directive"),
 )
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -322,7 +323,8 @@ async def test_wrong_methods_are_405(service, path):
     "path",
     [
         *("/guard/confirm", "/guard/adopt", "/brake/override", "/brake/clear"),
-        *("/nodes/cordon", "/nodes/uncordon"),
+        *("/nodes/cordon", "/nodes/uncordon", "/pause/begin", "/pause/end"),
+        *("/orders/failover", "/orders/failback", "/orders/retry"),
     ],
 )
 async def test_decisions_are_posts(service, path):
@@ -515,13 +517,15 @@ class TestWithATokenOfOperators:
         "path",
         [
             *("guard/confirm", "guard/adopt", "brake/override", "brake/clear"),
-            *("nodes/cordon", "nodes/uncordon"),
+            *("nodes/cordon", "nodes/uncordon", "pause/begin", "pause/end"),
+            *("orders/failover", "orders/failback", "orders/retry"),
         ],
     )
     @pytest.mark.parametrize("header", [{}, {"authorization": "Bearer state"}])
     async def test_changes_need_it(self, service, fleet, path, header):
         await fleet.hold(all=0)
         body = {"processors": "all", "for_seconds": 60, "reason": "a", "node": "edge-1"}
+        body["processor"] = str(uuid4())
         answer = await service.http.post(f"{FLEET}/{path}", json=body, headers=header)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert service.views.wakes == 0

@@ -1,6 +1,8 @@
 """The same small fleet, in memory and in PostgreSQL, for the contract suite of the views."""
 
+import asyncio
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -79,6 +81,26 @@ class FleetWorld(Protocol):
         outcome: str | None = None,
     ) -> int:
         """A move, under way without `outcome`; its id."""
+        ...
+
+    async def link(self, processor_id: UUID, node: str, *, away: bool = False) -> None:
+        """It belongs to that edge node, and lives there unless it is `away`."""
+        ...
+
+    async def fail(self, processor_id: UUID, failures: int, *, due_in_seconds: float) -> None:
+        """So often in a row."""
+        ...
+
+    async def lead(self, answer: Mapping[str, Any]) -> "asyncio.Task[None]":
+        """A leader gives this answer to the next question; nothing else does."""
+        ...
+
+    async def end_pause(self) -> None:
+        """As time does."""
+        ...
+
+    async def orders(self) -> dict[UUID, tuple[str, str, str]]:
+        """Those that stand: kind, by whom, and why."""
         ...
 
     async def woken(self) -> int:
@@ -226,6 +248,22 @@ class MemoryFleet:
         )
         self.views.moves.append(found)
         return found.id
+
+    async def link(self, processor_id: UUID, node: str, *, away: bool = False) -> None:
+        (self.views.homes if away else self.views.links)[processor_id] = node
+
+    async def fail(self, processor_id: UUID, failures: int, *, due_in_seconds: float) -> None:
+        self.views.failures[processor_id] = (failures, due_in_seconds)
+
+    async def lead(self, answer: Mapping[str, Any]) -> "asyncio.Task[None]":
+        self.views.answer = lambda question: answer
+        return asyncio.create_task(asyncio.sleep(0))
+
+    async def end_pause(self) -> None:
+        self.views.paused = None
+
+    async def orders(self) -> dict[UUID, tuple[str, str, str]]:
+        return dict(self.views.orders)
 
     async def woken(self) -> int:
         wakes: int = self.views.wakes
@@ -425,6 +463,49 @@ class PostgresFleet:
             5.0 if done else None,
         )
         return found
+
+    async def link(self, processor_id: UUID, node: str, *, away: bool = False) -> None:
+        await self.connection.execute(
+            "INSERT INTO edge_node_apps (edge_node_id, processor_id, status)"
+            " SELECT id, $1, $3 FROM edge_nodes WHERE name = $2",
+            processor_id,
+            node,
+            "failed_over" if away else "active",
+        )
+
+    async def fail(self, processor_id: UUID, failures: int, *, due_in_seconds: float) -> None:
+        await self.connection.execute(
+            "INSERT INTO orchestrator.ownership (processor_id, epoch, failures, retry_at)"
+            " VALUES ($1, 1, $2, now() + make_interval(secs => $3))",
+            processor_id,
+            failures,
+            due_in_seconds,
+        )
+
+    async def lead(self, answer: Mapping[str, Any]) -> "asyncio.Task[None]":
+        return asyncio.create_task(self._answer(json.dumps(answer)))
+
+    async def _answer(self, text: str) -> None:
+        for _ in range(200):
+            done = await self.connection.execute(
+                "UPDATE orchestrator.questions SET answer = $1, answered_at = now()"
+                " WHERE answered_at IS NULL",
+                text,
+            )
+            if done != "UPDATE 0":
+                return
+            await asyncio.sleep(0.02)
+
+    async def end_pause(self) -> None:
+        await self.connection.execute(
+            "UPDATE orchestrator.pause SET until = extract(epoch FROM now())"
+        )
+
+    async def orders(self) -> dict[UUID, tuple[str, str, str]]:
+        rows = await self.connection.fetch(
+            "SELECT processor_id, kind, by, reason FROM orchestrator.orders"
+        )
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
 
     async def woken(self) -> int:
         await self.connection.execute("SELECT 1")  # what was sent before arrived with this

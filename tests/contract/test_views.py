@@ -10,12 +10,16 @@ import pytest
 from tests.contract.fleet_worlds import MOMENT, FleetWorld, MemoryFleet, PostgresFleet
 from tests.contract.worlds import connected
 
+from dory_orchestrator.core.answering import QuestionKind
+from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     EventQuery,
     MoveQuery,
     MoveView,
+    NobodyAnswers,
     NodeQuery,
+    NotKnown,
     OperatorRefused,
     ProcessorQuery,
     ProcessorView,
@@ -595,6 +599,125 @@ class TestCordon:
         assert {node.organization_id for node in nodes if node.cordoned} == {other}
 
 
+class TestPause:
+    async def test_it_and_its_end(self, world):
+        assert not (await world.views.pause_status()).paused
+        begun = await world.views.pause(60, "the network is rebuilt", "eva")
+        assert (begun.paused, begun.by, begun.reason) == (True, "eva", "the network is rebuilt")
+        assert 50 < (begun.until - datetime.now(UTC)).total_seconds() < 70
+        summary = await world.views.summary()
+        assert (summary.pause_until, summary.pause_by) == (begun.until, "eva")
+        ended = await world.views.resume("otto")
+        assert (ended.paused, ended.until, ended.by, ended.began_at) == (False, None, None, None)
+        assert (await world.views.summary()).pause_until is None
+        events = (await world.views.list_events(EventQuery(kind="pause"))).events
+        assert [event.reason for event in events] == ["resumed", "paused"]
+        assert events[1].detail.endswith("the network is rebuilt")
+
+    async def test_one_that_is_over_is_none(self, world):
+        await world.views.pause(60, "why", "eva")
+        await world.end_pause()
+        assert not (await world.views.pause_status()).paused
+        with pytest.raises(OperatorRefused, match="nothing is paused"):
+            await world.views.resume("eva")
+
+
+class TestOrders:
+    async def at_home(self, world: Any) -> UUID:
+        await world.add_node("edge-1", kind="edge", organization_id=ORGANIZATION, health="online")
+        await world.add_node("cloud-1", kind="application")
+        key: UUID = await world.add_processor("a", state="running", node="edge-1")
+        return key
+
+    async def test_away_and_home(self, world):
+        key = await self.at_home(world)
+        await world.link(key, "edge-1")
+        said = await world.views.order(key, OrderKind.FAILOVER, "clean", "eva")
+        assert said.startswith("it leaves edge-1")
+        assert await world.orders() == {key: ("failover", "eva", "clean")}
+        said = await world.views.order(key, OrderKind.FAILBACK, "done", "eva")
+        assert "after all" in said
+        assert await world.orders() == {}
+        events = (await world.views.list_events(EventQuery(processor_id=key))).events
+        assert [(event.kind, event.reason) for event in events] == [
+            ("order", "failback"),
+            ("order", "failover"),
+        ]
+
+    async def test_who_is_away_goes_home_or_stays_away(self, world):
+        key = await self.at_home(world)
+        await world.link(key, "edge-1", away=True)
+        said = await world.views.order(key, OrderKind.FAILOVER, "stay", "eva")
+        assert said.startswith("it stays away from edge-1")
+        with pytest.raises(OperatorRefused, match="away from edge-1 already"):
+            await world.views.order(key, OrderKind.FAILOVER, "stay", "eva")
+        said = await world.views.order(key, OrderKind.FAILBACK, "home", "eva")
+        assert said.startswith("it goes home to edge-1")
+        assert await world.orders() == {key: ("failback", "eva", "home")}
+
+    async def test_refusals(self, world):
+        key = await self.at_home(world)
+        with pytest.raises(OperatorRefused, match="no edge node yet"):
+            await world.views.order(key, OrderKind.FAILOVER, "x", "eva")
+        await world.link(key, "edge-1")
+        with pytest.raises(OperatorRefused, match="at home on edge-1"):
+            await world.views.order(key, OrderKind.FAILBACK, "x", "eva")
+        await world.move(key)
+        with pytest.raises(OperatorRefused, match="on its way already"):
+            await world.views.order(key, OrderKind.FAILOVER, "x", "eva")
+        await world.engage("many_suspect", "6 of 8", population=8)
+        with pytest.raises(OperatorRefused, match="brake holds"):
+            await world.views.order(key, OrderKind.FAILOVER, "x", "eva")
+        await world.views.pause(60, "x", "eva")
+        with pytest.raises(OperatorRefused, match="everything is paused"):
+            await world.views.order(key, OrderKind.FAILOVER, "x", "eva")
+        with pytest.raises(NotKnown, match="no processor"):
+            await world.views.order(uuid4(), OrderKind.FAILOVER, "x", "eva")
+        assert await world.orders() == {}
+
+    async def test_a_home_that_is_not_well(self, world):
+        await world.add_node("edge-1", kind="edge", organization_id=ORGANIZATION, health="offline")
+        key = await world.add_processor("a", state="running")
+        await world.link(key, "edge-1", away=True)
+        with pytest.raises(OperatorRefused, match=r"not well \(offline\)"):
+            await world.views.order(key, OrderKind.FAILBACK, "x", "eva")
+        await world.views.cordon("edge-1", None, "x", "eva")
+        with pytest.raises(OperatorRefused, match="is cordoned"):
+            await world.views.order(key, OrderKind.FAILBACK, "x", "eva")
+
+    async def test_what_failed_is_tried_again(self, world):
+        key = await world.add_processor("a", state="waiting", reason="back_off")
+        await world.fail(key, 3, due_in_seconds=300)
+        said = await world.views.retry(key, "mended", "eva")
+        assert said.startswith("it failed 3 times in a row")
+        well = await world.add_processor("b", state="running")
+        with pytest.raises(OperatorRefused, match="nothing of it waits"):
+            await world.views.retry(well, "x", "eva")
+        with pytest.raises(NotKnown):
+            await world.views.retry(uuid4(), "x", "eva")
+        await world.views.pause(60, "x", "eva")
+        with pytest.raises(OperatorRefused, match="paused"):
+            await world.views.retry(key, "x", "eva")
+
+
+class TestQuestions:
+    async def test_an_answer(self, world):
+        leader = await world.lead({"b": 1, "a": [None, "\u00e9"]})
+        found = await world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=5)
+        assert dict(found) == {"b": 1, "a": [None, "\u00e9"]}
+        await leader
+
+    async def test_what_is_not_known(self, world):
+        leader = await world.lead({"unknown": "node: no node x is judged"})
+        with pytest.raises(NotKnown, match="no node x"):
+            await world.views.ask(QuestionKind.NODE, {"name": "x"}, timeout_seconds=5)
+        await leader
+
+    async def test_nobody_leads(self, world):
+        with pytest.raises(NobodyAnswers, match="no leader answered"):
+            await world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=0.2)
+
+
 async def test_decisions_wake_the_leader(world):
     await world.hold(all=0)
     await world.add_processor("a", state="held", reason="epoch_ahead", pod_epoch=2)
@@ -614,6 +737,13 @@ async def test_decisions_wake_the_leader(world):
     assert await world.woken() == woken + 1
     await world.views.uncordon("edge-1", None, "eva")
     assert await world.woken() == woken + 2
+    await world.views.pause(60, "why", "eva")
+    assert await world.woken() == woken + 3
+    await world.views.resume("eva")
+    assert await world.woken() == woken + 4
+    with pytest.raises(NobodyAnswers):
+        await world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=0.01)
+    assert await world.woken() == woken + 5
 
 
 async def test_summary(world):

@@ -10,7 +10,16 @@ from uuid import UUID, uuid4
 import asyncpg
 from tests.doubles import MemoryStore, Processor
 
-from dory_orchestrator.core.model import Pod, PodPhase, PodSpec, ProcessorConfig
+from dory_orchestrator.core.answering import Question, QuestionKind
+from dory_orchestrator.core.model import (
+    Order,
+    OrderKind,
+    Pause,
+    Pod,
+    PodPhase,
+    PodSpec,
+    ProcessorConfig,
+)
 from dory_orchestrator.core.plan import Adopt, Choice, Create, Delete, Failure, Forget, Reason
 from dory_orchestrator.ports import Event, NodeSummary, Store
 
@@ -70,6 +79,30 @@ class World(Protocol):
 
     async def link(self, processor_id: UUID, edge_node_id: UUID) -> None:
         """An active link that the platform made."""
+        ...
+
+    async def pause(self, seconds: float) -> None:
+        """An operator pauses everything; 0: the pause is over."""
+        ...
+
+    async def order(self, processor_id: UUID, kind: OrderKind) -> None:
+        """An operator orders it away or home."""
+        ...
+
+    async def ask(self, kind: str, text: str) -> int:
+        """An operator asks, with these parameters as JSON; the question's id."""
+        ...
+
+    async def answered(self, number: int) -> object:
+        """The answer; None: there is none."""
+        ...
+
+    async def withdraw(self, processor_id: UUID) -> None:
+        """An operator takes an order back."""
+        ...
+
+    async def explanations(self) -> list[Any]:
+        """Of every event, in order."""
         ...
 
     async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
@@ -153,6 +186,27 @@ class MemoryWorld:
 
     async def link(self, processor_id: UUID, edge_node_id: UUID) -> None:
         self.memory.processors[processor_id].edge_node_id = edge_node_id
+
+    async def pause(self, seconds: float) -> None:
+        self.memory.pause = Pause(self.memory.clock() + seconds, "eva", "why")
+
+    async def order(self, processor_id: UUID, kind: OrderKind) -> None:
+        self.memory.orders[processor_id] = Order(kind, "eva", "why")
+
+    async def ask(self, kind: str, text: str) -> int:
+        number = len(self.memory.questions) + 1
+        question = Question(number, QuestionKind(kind), json.loads(text))
+        self.memory.questions.append(question)
+        return number
+
+    async def answered(self, number: int) -> object:
+        return self.memory.answers.get(number)
+
+    async def withdraw(self, processor_id: UUID) -> None:
+        del self.memory.orders[processor_id]
+
+    async def explanations(self) -> list[Any]:
+        return [e.explanation and json.loads(e.explanation) for e in self.memory.events]
 
     async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
         row = self.memory.processors[processor_id]
@@ -288,6 +342,43 @@ class PostgresWorld:
             edge_node_id,
             processor_id,
         )
+
+    async def pause(self, seconds: float) -> None:
+        await self.connection.execute(
+            "UPDATE orchestrator.pause SET until = extract(epoch FROM now()) + $1::float8,"
+            " by = 'eva', reason = 'why'",
+            seconds,
+        )
+
+    async def order(self, processor_id: UUID, kind: OrderKind) -> None:
+        await self.connection.execute(
+            "INSERT INTO orchestrator.orders VALUES ($1, $2, 'eva', 'why')", processor_id, str(kind)
+        )
+
+    async def ask(self, kind: str, text: str) -> int:
+        number: int = await self.connection.fetchval(
+            "INSERT INTO orchestrator.questions (kind, parameters) VALUES ($1, $2) RETURNING id",
+            kind,
+            text,
+        )
+        return number
+
+    async def answered(self, number: int) -> object:
+        text = await self.connection.fetchval(
+            "SELECT answer::text FROM orchestrator.questions WHERE id = $1", number
+        )
+        return None if text is None else json.loads(text)
+
+    async def withdraw(self, processor_id: UUID) -> None:
+        await self.connection.execute(
+            "DELETE FROM orchestrator.orders WHERE processor_id = $1", processor_id
+        )
+
+    async def explanations(self) -> list[Any]:
+        rows = await self.connection.fetch(
+            "SELECT explanation::text FROM orchestrator.events ORDER BY id"
+        )
+        return [row[0] and json.loads(row[0]) for row in rows]
 
     async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
         await self.connection.execute(

@@ -37,7 +37,7 @@ from dory_orchestrator.core.node_health import Answering, NodeFacts, NodeReason
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.core.reconcile import compute
 from dory_orchestrator.core.supposing import Experience
-from dory_orchestrator.core.why import RULES, Rule, Trail, Why
+from dory_orchestrator.core.why import RULES, Rule, Trail, Tried, Why
 
 
 def fired(tried):
@@ -142,19 +142,20 @@ def test_a_node_says_which_rule_decided(facts, decided, rule):
     assert verdict.why.facts["status"] == facts.status
 
 
+def grace(verdict):
+    (asked,) = [one for one in verdict.why.tried if one.rule is Rule.GRACE_OVER]
+    return asked
+
+
 def test_a_dying_node_says_how_long_it_is_in_trouble_and_how_long_it_may():
     node = replace(NODE, ready=False, ready_changed_at=START)
     lost = replace(BEATS, node=node, last_heartbeat_at=START - 9, answering=Answering.NO)
-    verdict = None
-    for seconds in (1, 31):
-        record = None if verdict is None else verdict.record
-        facts = replace(lost, record=record)
-        verdict = node_health.judge(facts, now=START + seconds, gaps=(), limits=LIMITS)
-        (asked,) = [one for one in verdict.why.tried if one.rule is Rule.GRACE_OVER]
-        assert asked.values[1] == LIMITS.node_failure_grace_seconds
-        assert asked.held is (seconds == 31)
-    assert verdict.reason is NodeReason.DEAD_NOT_READY
-    assert asked.values[0] == 30
+    suspect = node_health.judge(lost, now=START + 1, gaps=(), limits=LIMITS)
+    assert grace(suspect) == Tried(Rule.GRACE_OVER, False, (0, 30))
+    lost = replace(lost, record=suspect.record)
+    dead = node_health.judge(lost, now=START + 31, gaps=(), limits=LIMITS)
+    assert grace(dead) == Tried(Rule.GRACE_OVER, True, (30, 30))
+    assert dead.reason is NodeReason.DEAD_NOT_READY
 
 
 # Directives ----------------------------------------------------------------------------------

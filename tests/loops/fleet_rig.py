@@ -21,6 +21,7 @@ from dory_orchestrator.core.model import (
     TemplateVersion,
 )
 from dory_orchestrator.loops.act import States
+from dory_orchestrator.loops.answer import Answerer
 from dory_orchestrator.loops.lead import Leadership
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.loops.reconcile import Evidence, Reconciler
@@ -141,6 +142,7 @@ class Rig:
         poll_interval_seconds: float = 30.0,
         evidence: Evidence | None = None,
         states: States | None = None,
+        answerer: Answerer | None = None,
     ) -> None:
         self.store = store if store is not None else MemoryStore(clock=now)
         self.cluster = cluster if cluster is not None else TrickyCluster()
@@ -173,6 +175,7 @@ class Rig:
             poll_interval_seconds=poll_interval_seconds,
             evidence=evidence,
             states=states,
+            answerer=answerer,
         )
         self.tasks: list[asyncio.Task[None]] = []
 
