@@ -682,10 +682,11 @@ class MemoryStore:
         await self._answer("shown")
         return {key: str(found.reason) for key, found in self.states.items()}, set(self.node_rows)
 
-    async def forget_events(self, older_than_seconds: float) -> None:
+    async def forget_events(self, older_than_seconds: float) -> bool:
         await self._answer("forget_events")
         oldest = self.clock() - older_than_seconds
         self.told = [told for told in self.told if told.at >= oldest]
+        return False
 
     async def open_questions(self, limit: int) -> Sequence[Question]:
         await self._answer("open_questions")

@@ -1,6 +1,7 @@
 """Sources, their order, what is refused, and that no secret is shown."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from dory_orchestrator.settings import (
     Loaded,
     Settings,
     SettingsError,
+    Webhook,
     choices,
     duration_seconds,
     environment_name,
@@ -38,6 +40,12 @@ class Sample(NamedTuple):
 
 
 DATABASE = "postgresql://user:geheim@{}/db"
+
+
+def a_webhook(**values: object) -> dict[str, object]:
+    return {"name": "a", "url": "https://a.example/in", "secret": "0123456789abcdef"} | values
+
+
 SAMPLES = {
     "config_db": Sample(
         DATABASE.format("a"), DATABASE.format("b"), DATABASE.format("c"), "mysql://u:geheim@h/db"
@@ -70,6 +78,13 @@ SAMPLES = {
     "node_failure_grace": Sample("11s", "12s", "13s", "999ms"),
     "failback_stable": Sample("11s", "12s", "13s", "31m"),
     "moves_max": Sample("11", "12", 13, "0"),
+    "event_retention": Sample("1h", "7d", "1d12h", "59m"),
+    "webhooks": Sample(
+        json.dumps([a_webhook(name="of-env", secret="geheim-geheim-geheim")]),
+        json.dumps([a_webhook(name="of-flag"), a_webhook(name="another", kinds=["node_*"])]),
+        [a_webhook(name="of-file", timeout="500ms")],
+        json.dumps([a_webhook(url="ftp://geheim")]),
+    ),
     "database_pool_size": Sample("11", "12", 13, "1"),
     "database_timeout": Sample("1s", "1.5s", "3s", "61s"),
     "heartbeat_timeout": Sample("1s", "1.5s", "3s", "5s"),
@@ -100,7 +115,7 @@ def problems_of(
     return caught.value.problems
 
 
-def parsed(name: str, value: object) -> object:
+def parsed(name: str, value: object) -> Any:
     return getattr(Settings.model_validate({name: value}), name)
 
 
@@ -310,6 +325,8 @@ class TestDuration:
             ("700ms", 0.7),
             ("2m", 120.0),
             ("1h", 3600.0),
+            ("7d", 604_800.0),
+            ("1d12h", 129_600.0),
             ("1m30s", 90.0),
             ("1h0m0s", 3600.0),
             ("1m500ms", 60.5),
@@ -333,7 +350,7 @@ class TestDuration:
             "1 s",
             "1s ",
             "1m 30s",
-            "1d",
+            "1w",
             "30S",
             "1e3",
             "nan",
@@ -382,6 +399,7 @@ class TestDuration:
             ("http_keep_alive", "75s", "1h", ("74.9s", "61m")),
             ("http_read_timeout", "100ms", "1m", ("0.09", "1m1s")),
             ("shutdown_delay", "0s", "30s", ("-1", "30.1s", "9" * 400)),
+            ("event_retention", "1h", "3650d", ("59m", "3651d")),
         ],
     )
     def test_bounds(self, name: str, least: str, most: str, beyond: tuple[str, ...]) -> None:
@@ -503,7 +521,9 @@ class TestSecrets:
 
     def test_every_secret_type_is_listed(self) -> None:
         fields = Settings.model_fields.items()
-        assert {name for name, field in fields if "SecretStr" in repr(field.annotation)} == SECRETS
+        typed = {name for name, field in fields if "SecretStr" in repr(field.annotation)}
+        assert "SecretStr" in repr(Webhook.model_fields["secret"].annotation)
+        assert typed | {"webhooks"} == SECRETS
 
     @pytest.mark.parametrize("secret", ["geheim", "env-token", "env-old", "env-operator"])
     def test_in_no_text(self, secret: str) -> None:
@@ -585,3 +605,94 @@ def test_documented(name: str) -> None:
 def test_nothing_else_is_documented() -> None:
     rows = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if "| `" in line]
     assert [row.split("`")[1] for row in rows] == list(FIELDS)
+
+
+class TestWebhooks:
+    def problem(self, *webhooks: object) -> str:
+        given = json.dumps(list(webhooks))
+        (problem,) = problems_of(environ={"DORY_WEBHOOKS": given})
+        start = "webhooks: *** (from environment DORY_WEBHOOKS): "
+        assert problem.startswith(start)
+        return problem.removeprefix(start)
+
+    def test_what_is_not_given(self) -> None:
+        (hook,) = parsed("webhooks", [a_webhook()])
+        assert (hook.kinds, hook.timeout) == (("*",), 5.0)
+        assert hook.secret.get_secret_value() == "0123456789abcdef"
+
+    def test_none_at_all(self) -> None:
+        assert load({}, {"DORY_WEBHOOKS": "[]"}, None).settings.webhooks == ()
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://a",
+            "http://127.0.0.1:9/",
+            "https://[::1]:8443/in?key=a%20b",
+            "https://a.example?x=1",
+        ],
+    )
+    def test_good_urls(self, url: str) -> None:
+        (hook,) = parsed("webhooks", [a_webhook(url=url)])
+        assert hook.url == url
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("", "a.example/in", "ftp://a.example", "http://", "http:///in", "http://:80/"),
+            *("https://user:geheim@a.example/", "https://geheim@a.example/", "http://a/#geheim"),
+            *("http://a:99999/", "http://a:0/", "http://a:geheim/", "http://a b/", "http://[::1/"),
+            *("http://a/\n", "http://a\\@b/", 7, None),
+        ],
+    )
+    def test_bad_urls(self, url: object) -> None:
+        problem = self.problem(a_webhook(url=url))
+        assert problem.startswith("[0].url: ")
+        assert "geheim" not in problem
+
+    @pytest.mark.parametrize(
+        ("values", "place"),
+        [
+            ({"name": "Not_A_Label"}, "[1].name: expected a DNS label"),
+            ({"name": "a" * 64}, "[1].name: expected a DNS label"),
+            ({"secret": "geheim"}, "[1].secret: expected at least 16 characters"),
+            ({"secret": "geheim geheim geheim"}, "[1].secret: expected printable ASCII"),
+            ({"kinds": []}, "[1].kinds: "),
+            ({"kinds": ["create", "Node"]}, "[1].kinds[1]: expected a kind of event"),
+            ({"kinds": "create"}, "[1].kinds: "),
+            ({"timeout": "31s"}, "[1].timeout: expected a duration from 0.1s to 30s"),
+            ({"colour": "geheim"}, "[1].colour: "),
+        ],
+    )
+    def test_bad_values_are_placed(self, values: dict[str, object], place: str) -> None:
+        problem = self.problem(a_webhook(), a_webhook(**{"name": "b"} | values))
+        assert problem.startswith(place)
+        assert "geheim" not in problem
+
+    @pytest.mark.parametrize("name", ["name", "url", "secret"])
+    def test_what_must_be_given(self, name: str) -> None:
+        webhook = a_webhook()
+        del webhook[name]
+        assert self.problem(webhook) == f"[0].{name}: Field required"
+
+    def test_names_are_unique(self) -> None:
+        problem = self.problem(a_webhook(), a_webhook(name="b"), a_webhook())
+        assert problem == "expected each name once: a"
+
+    def test_not_too_many(self) -> None:
+        assert "at most 20" in self.problem(*(a_webhook(name=f"a{n}") for n in range(21)))
+
+    @pytest.mark.parametrize("text", ["{", "geheim", "{}", "7", "null", '"geheim"'])
+    def test_what_is_no_list(self, text: str) -> None:
+        for problem in problems_of(environ={"DORY_WEBHOOKS": text}):
+            assert problem.startswith("webhooks: *** (from environment DORY_WEBHOOKS): ")
+            assert "geheim" not in problem
+
+    def test_what_is_printed(self) -> None:
+        webhook = a_webhook(url="https://a.example/in?key=geheim", secret="geheim-geheim-geheim")
+        (hook,) = parsed("webhooks", [webhook])
+        assert shown("webhooks", (hook,)) == (
+            '[{"name":"a","url":"https://a.example/in?***","secret":"***","kinds":["*"],'
+            '"timeout":"5s"}]'
+        )
+        assert hook.shown_url == "https://a.example/in"

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from tests.webhooks_double import MemoryWebhookViews
+
 from dory_orchestrator.core import ordering
 from dory_orchestrator.core.answering import Question, QuestionKind
 from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
@@ -14,6 +16,7 @@ from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.core.ordering import OrderFacts
 from dory_orchestrator.ports import (
     BrakeStatus,
+    EventBounds,
     EventPage,
     EventQuery,
     EventView,
@@ -41,7 +44,7 @@ from dory_orchestrator.ports import (
 
 
 @dataclass
-class MemoryViews:
+class MemoryViews(MemoryWebhookViews):
     """Set `error` to have every call fail with it."""
 
     processors: dict[UUID, ProcessorView] = field(default_factory=dict)
@@ -85,7 +88,7 @@ class MemoryViews:
         )
         name = self.processors.get(values.get("processor_id"))  # type: ignore[arg-type]
         event = EventView(
-            id=len(self.events) + 1,
+            id=self._newest + 1,
             kind=kind,
             reason=reason,
             detail=detail,
@@ -129,7 +132,7 @@ class MemoryViews:
     async def list_events(self, query: EventQuery) -> EventPage:
         self._answer()
         found = [e for e in self.events if _event_matches(e, query)]
-        newest = self.events[-1].id if self.events else 0
+        newest = self._newest if query.until_id is None else query.until_id
         if query.after_id is None:
             found.reverse()
         if not query.explained:
@@ -137,6 +140,21 @@ class MemoryViews:
         page, more = found[: query.limit], len(found) > query.limit
         forward = query.after_id is not None and more
         return EventPage(page, page[-1].id if forward else newest, more)
+
+    @property
+    def _newest(self) -> int:
+        return self.events[-1].id if self.events else 0
+
+    async def settled_event(self) -> int | None:
+        self._answer()
+        return self._newest
+
+    async def event_bounds(self, since: datetime | None, until: datetime | None) -> EventBounds:
+        self._answer()
+        hour = timedelta(hours=1)
+        before = [e.id for e in self.events if since is not None and e.at < since - hour]
+        behind = [e.id for e in self.events if until is not None and e.at >= until + hour]
+        return EventBounds(before[-1] if before else 0, behind[0] if behind else None)
 
     async def guard_status(self) -> GuardStatus:
         self._answer()
@@ -461,7 +479,9 @@ def _event_matches(event: EventView, query: EventQuery) -> bool:
     return (
         (query.before_id is None or event.id < query.before_id)
         and (query.after_id is None or event.id > query.after_id)
+        and (query.until_id is None or event.id <= query.until_id)
         and (query.since is None or event.at >= query.since)
+        and (query.until is None or event.at < query.until)
         and _is(query.processor_id, event.processor_id)
         and _is(query.node, event.node_name)
         and _is(query.kind, event.kind)

@@ -428,6 +428,18 @@ class Metrics:
             ["le"],
             registry=r,
         )
+        self.webhook_deliveries = Counter(
+            "dory_webhook_deliveries_total",
+            "Events sent to webhooks: delivered, failed (and tried again), or dead.",
+            ["webhook", "outcome"],
+            registry=r,
+        )
+        self.webhook_lag = Gauge(
+            "dory_webhook_lag_seconds",
+            "Age of the event that a webhook is at; 0 when it has had all.",
+            ["webhook"],
+            registry=r,
+        )
 
     def _make_known(self) -> None:
         """So that they are there with 0: `rate()` misses what begins with its first count."""

@@ -21,6 +21,8 @@ ClusterError                the cluster did not do what was asked
 
 PodUnreachable              a pod's HTTP server gave no usable answer
 PodRefused                  it answered, and did not do what was asked
+
+WebhookUnreachable          the receiver of a webhook gave no answer
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -425,8 +427,10 @@ class FleetStore(Protocol):
         """
         ...
 
-    async def forget_events(self, older_than_seconds: float) -> None:
-        """Delete some events and moves that ended longer ago. Raises StoreUnavailable."""
+    async def forget_events(self, older_than_seconds: float) -> bool:
+        """Delete some events, and moves that ended, longer ago; whether there may be more of
+        them. Raises StoreUnavailable.
+        """
         ...
 
 
@@ -883,7 +887,11 @@ class NodePage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQuery:
     """Which events. Newest first, below `before_id`; or, to follow, oldest first above
-    `after_id`. `since` is the earliest moment; `explained` asks for explanations, too."""
+    `after_id`. `since` is the earliest moment, `until` the first that is too late;
+    `explained` asks for explanations, too.
+
+    With `after_id`, `until_id` ends it: an id that was told to be settled (`settled_event`).
+    """
 
     limit: int = 100
     before_id: int | None = None
@@ -894,6 +902,8 @@ class EventQuery:
     reason: str | None = None
     since: datetime | None = None
     explained: bool = False
+    until: datetime | None = None
+    until_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -923,6 +933,66 @@ class EventPage:
 
     events: Sequence[EventView]
     follow_id: int
+    more: bool
+
+
+class EventBounds(NamedTuple):
+    """Between which ids the events of a time are: above `after_id`, and at most `until_id`, if
+    that is not None."""
+
+    after_id: int
+    until_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookView:
+    """A webhook, as the last leader's settings have it, and how far it is.
+
+    `lag_events` is how many events stand before it, 100,000 at most; `lag_seconds` the age of the
+    oldest of them. `failures` are those in a row. `dropped` dead letters were too many to keep.
+    """
+
+    name: str
+    url: str
+    kinds: Sequence[str]
+    lag_events: int
+    lag_seconds: float
+    delivered_at: datetime | None
+    failures: int
+    last_error: str | None
+    last_error_at: datetime | None
+    next_try_at: datetime | None
+    dead_letters: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterQuery:
+    """Which dead letters, the newest event first. `after` is (event id, webhook) of the last one
+    that was seen."""
+
+    limit: int = 100
+    after: tuple[int, str] | None = None
+    webhook: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterView:
+    """An event that a webhook's receiver did not take. `retrying`: it is about to be sent again."""
+
+    webhook: str
+    event: EventView
+    died_at: datetime
+    tries: int
+    error: str
+    retrying: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterPage:
+    """Dead letters in order. `more` says whether the page is not the last one."""
+
+    dead_letters: Sequence[DeadLetterView]
     more: bool
 
 
@@ -1117,6 +1187,29 @@ class FleetViews(Protocol):
         """Events; see EventQuery."""
         ...
 
+    async def settled_event(self) -> int | None:
+        """The newest event below which no other will appear; None when writers take too long."""
+        ...
+
+    async def event_bounds(self, since: datetime | None, until: datetime | None) -> EventBounds:
+        """Where to look for events of this time. There may be others, too."""
+        ...
+
+    async def list_webhooks(self) -> Sequence[WebhookView]:
+        """By name; those that the last leader's settings have."""
+        ...
+
+    async def list_dead_letters(self, query: DeadLetterQuery) -> DeadLetterPage:
+        """What receivers did not take; see DeadLetterQuery."""
+        ...
+
+    async def retry_dead_letters(self, webhook: str, ids: Sequence[int] | None, by: str) -> int:
+        """Have dead letters, by the ids of their events, sent once more; None: all. Returns how
+        many. Raises OperatorRefused when there is no such webhook, and when some of them, or all,
+        are none: nothing was changed then.
+        """
+        ...
+
     async def guard_status(self) -> GuardStatus:
         """What waits for an operator's word."""
         ...
@@ -1221,4 +1314,112 @@ class FleetViews(Protocol):
 
     async def close(self) -> None:
         """Close every connection, within about a second."""
+        ...
+
+
+# Webhooks -----------------------------------------------------------------------------------
+
+
+class WebhookTarget(NamedTuple):
+    """A webhook as people are shown it: its URL without a query, and its patterns of kinds."""
+
+    name: str
+    url: str
+    kinds: Sequence[str]
+
+
+class WebhookProgress(NamedTuple):
+    """How far a webhook is: everything up to event `position` is done with. The next one was
+    tried `tries` times, and is due in `wait_seconds`."""
+
+    position: int
+    tries: int
+    wait_seconds: float
+
+
+class WebhookStore(Protocol):
+    """Where the leader writes how far each webhook is. Every writing names the lease, and raises
+    LeaseLost, with nothing done, once it is not held any more; besides, all raise
+    StoreUnavailable, StoreBusy, StoreDataError.
+    """
+
+    async def open_webhooks(
+        self, lease: Lease, targets: Sequence[WebhookTarget]
+    ) -> dict[str, WebhookProgress]:
+        """These are the webhooks from now on. One that is new begins behind the newest event; one
+        that was left out for less than a day goes on where it was.
+        """
+        ...
+
+    async def pass_events(self, lease: Lease, name: str, position: int, *, delivered: bool) -> None:
+        """Everything up to `position` is done with: the last of it was `delivered`, or none of it
+        was meant for it."""
+        ...
+
+    async def record_failure(
+        self, lease: Lease, name: str, *, tries: int, error: str, wait_seconds: float
+    ) -> None:
+        """The next event was tried so often by now, and is due again in `wait_seconds`."""
+        ...
+
+    async def bury(
+        self,
+        lease: Lease,
+        name: str,
+        event: EventView,
+        *,
+        tries: int,
+        error: str,
+        letters_max: int,
+        tell: bool,
+    ) -> None:
+        """Put the next event among the dead letters, and go on behind it. Of more than
+        `letters_max` the oldest are dropped, and counted. `tell`: with an event of its own.
+        """
+        ...
+
+    async def due_letters(self, name: str, limit: int) -> Sequence[EventView]:
+        """Dead letters that an operator had sent once more, the oldest first."""
+        ...
+
+    async def end_letter(self, lease: Lease, name: str, event_id: int, error: str | None) -> None:
+        """A dead letter was sent once more: it arrived, or stays for that `error`."""
+        ...
+
+    async def put_back_letters(self, lease: Lease, name: str, error: str) -> None:
+        """None of those that are to be sent once more can be: they stay, for that `error`."""
+        ...
+
+    async def forget_dead_letters(self, older_than_seconds: float) -> None:
+        """Delete dead letters of older events, and webhooks that were left out for a day. Raises
+        StoreUnavailable.
+        """
+        ...
+
+
+class WebhookReply(NamedTuple):
+    """What a receiver answered: the status of HTTP, and how many seconds it wishes to be left
+    alone; None: it does not say."""
+
+    status: int
+    retry_after_seconds: float | None
+
+
+class WebhookUnreachable(Exception):
+    """The receiver of a webhook gave no answer in time. The message never holds the URL."""
+
+
+class WebhookSender(Protocol):
+    """The HTTP servers that webhooks name."""
+
+    async def send(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float
+    ) -> WebhookReply:
+        """POST the body; redirects are not followed. Raises WebhookUnreachable within
+        `timeout_seconds`: it may have arrived.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
         ...

@@ -29,21 +29,24 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-SECRETS = frozenset({"config_db", "state_token", "state_token_previous", "operator_token"})
-"""Settings whose values appear nowhere in clear."""
+SECRETS = frozenset(
+    {"config_db", "state_token", "state_token_previous", "operator_token", "webhooks"}
+)
+"""Settings whose values, or parts of them, appear nowhere in clear."""
 
 _ENVIRONMENT_NAMES = {"config_db": "DORY_DATABASE_URL", "kubeconfig": "KUBECONFIG"}
 _MASK = "***"
 _SHOWN_CHARACTERS_MAX = 100
 
 _NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
-_DURATION_PART = re.compile(rf"({_NUMBER})(ms|s|m|h)")
-_DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|s|m|h))+")
+_DURATION_PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|s|m|h|d))+")
 _UNIT_SECONDS = {
     "ms": Decimal("0.001"),
     "s": Decimal(1),
     "m": Decimal(60),
     "h": Decimal(3600),
+    "d": Decimal(86_400),
 }
 
 # User and password, then hosts with optional ports: `host`, `host:5432`, `[::1]:5432`, `a,b:1`.
@@ -60,7 +63,7 @@ class SettingsError(Exception):
 
 
 def duration_seconds(text: str) -> float:
-    """Seconds of `30s`, `500ms`, `2m`, `1h`, `1m30s` or a plain number of seconds.
+    """Seconds of `30s`, `500ms`, `2m`, `1h`, `7d`, `1m30s` or a plain number of seconds.
 
     Raises ValueError. May return infinity for absurdly long numbers.
     """
@@ -158,6 +161,77 @@ _Url = Annotated[
 ]
 _Integer = Annotated[int, BeforeValidator(_not_a_bool)]
 _Token = Annotated[SecretStr, AfterValidator(_header_safe)]
+
+_WEBHOOKS_MAX = 20
+_WEBHOOK_SECRET_CHARACTERS_MIN = 16
+_WEBHOOK_URL = re.compile(r"https?://[^\s/?#@\\\x00-\x1f\x7f]+(?:[/?][^\s#\x00-\x1f\x7f]*)?")
+
+
+def _webhook_url(url: str) -> str:
+    try:
+        valid = _WEBHOOK_URL.fullmatch(url) and urlsplit(url).hostname and urlsplit(url).port != 0
+    except ValueError:  # a port beyond 65535, half an IPv6 address
+        valid = None
+    if not valid:
+        raise ValueError(
+            "expected a URL such as https://host/path, without user, password and fragment"
+        )
+    return url
+
+
+def _hard_to_guess(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < _WEBHOOK_SECRET_CHARACTERS_MIN:
+        raise ValueError(f"expected at least {_WEBHOOK_SECRET_CHARACTERS_MIN} characters")
+    return secret
+
+
+_KindPattern = Annotated[
+    str, _matching(r"[a-z0-9_*?]{1,100}", "a kind of event such as failover, node_* or *")
+]
+
+
+class Webhook(BaseModel):
+    """Where events are sent to. `kinds` are kinds of events, with `*` and `?` as in file names;
+    `timeout` is seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: _Label
+    url: Annotated[str, AfterValidator(_webhook_url)]
+    secret: Annotated[_Token, AfterValidator(_hard_to_guess)]
+    kinds: Annotated[tuple[_KindPattern, ...], Field(min_length=1, max_length=100)] = ("*",)
+    timeout: Annotated[float, _duration(0.1, 30)] = 5.0
+
+    @property
+    def shown_url(self) -> str:
+        """Without its query, in which there may be a key."""
+        return self.url.partition("?")[0]
+
+
+def _json_list(value: object) -> object:
+    """A flag and a variable hold JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        # Not chained: the text holds secrets.
+        raise ValueError("expected a list of webhooks, as JSON") from None
+
+
+def _unique_names(webhooks: tuple[Webhook, ...]) -> tuple[Webhook, ...]:
+    twice = [name for name, n in Counter(hook.name for hook in webhooks).items() if n > 1]
+    if twice:
+        raise ValueError(f"expected each name once: {', '.join(sorted(twice))}")
+    return webhooks
+
+
+_Webhooks = Annotated[
+    tuple[Webhook, ...],
+    BeforeValidator(_json_list),
+    AfterValidator(_unique_names),
+    Field(max_length=_WEBHOOKS_MAX),
+]
 
 
 class Settings(BaseModel):
@@ -270,6 +344,14 @@ class Settings(BaseModel):
         le=1_000,
         description="Processors that are on their way between two places at once (1 to 1000).",
     )
+    event_retention: Annotated[float, _duration(3600, 3650 * 86_400)] = Field(
+        default=30 * 86_400.0,
+        description="How long events, ended moves and dead letters of webhooks are kept (1h to 3650d).",
+    )
+    webhooks: _Webhooks | None = Field(
+        default=None,
+        description="Where events are sent to: a list; as JSON in a flag and in the environment.",
+    )
     database_pool_size: _Integer = Field(
         default=5,
         ge=2,
@@ -314,17 +396,20 @@ class Settings(BaseModel):
 
     def to_json(self) -> str:
         """All settings, with secrets in clear: for a pipe to a child process and nothing else."""
-        return json.dumps(
-            {
-                name: value.get_secret_value() if isinstance(value, SecretStr) else value
-                for name, value in self
-            }
-        )
+        return json.dumps(dict(self), default=_in_clear)
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":
         """The settings that `to_json` wrote. Raises pydantic's ValidationError."""
         return cls.model_validate_json(text)
+
+
+def _in_clear(value: object) -> object:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, BaseModel):
+        return dict(value)
+    raise TypeError(type(value).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +474,19 @@ def shown(name: str, value: object) -> str:
         return _masked_url(value.get_secret_value()) if name == "config_db" else _MASK
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return json.dumps([_shown_webhook(hook) for hook in value], separators=(",", ":"))
     return f"{value:.15g}s" if isinstance(value, float) else str(value)
+
+
+def _shown_webhook(hook: Webhook) -> dict[str, object]:
+    query = f"?{_MASK}" if "?" in hook.url else ""
+    return {
+        **dict(hook),
+        "url": hook.shown_url + query,
+        "secret": _MASK,
+        "timeout": f"{hook.timeout:.15g}s",
+    }
 
 
 def choices(name: str) -> tuple[str, ...]:
@@ -425,7 +522,9 @@ def _problem(
         reason = str(details["ctx"]["error"])
     else:
         reason = details["msg"].replace("Input should be", "must be")
-    return f"{name}: {value} (from {origins[name]}): {reason}"
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in details["loc"])
+    within = place.removeprefix(f".{name}")
+    return f"{name}: {value} (from {origins[name]}): {f'{within}: ' if within else ''}{reason}"
 
 
 def _read(config_file: Path) -> tuple[dict[str, object], list[str]]:

@@ -310,6 +310,7 @@ class TestEvents:
             {"node": "n2"},
             {"processor_id": UUID(int=2)},
             {"since": MOMENT + timedelta(hours=1)},
+            {"until": MOMENT + timedelta(hours=3), "kind": "delete"},
         ],
     )
     @pytest.mark.parametrize("direction", [{}, {"after_id": 0}])
@@ -332,6 +333,40 @@ class TestEvents:
         assert event.id == wanted
         assert (event.pod_name, event.pod_uid, event.epoch, event.term) == ("p", "u", 2, 7)
         assert event.processor_name is None
+
+    async def test_until_excludes_its_own_moment(self, world):
+        early = await world.tell("create", "not_running", at=MOMENT)
+        await world.tell("create", "not_running", at=MOMENT + timedelta(hours=2))
+        query = EventQuery(after_id=0, until=MOMENT + timedelta(hours=2))
+        assert [e.id for e in (await world.views.list_events(query)).events] == [early]
+
+    async def test_up_to_an_id(self, world):
+        ids = [await world.tell("create", "not_running") for _ in range(5)]
+        query = EventQuery(limit=2, after_id=ids[0], until_id=ids[3])
+        page = await world.views.list_events(query)
+        assert [e.id for e in page.events] == ids[1:3]
+        assert (page.follow_id, page.more) == (ids[2], True)
+        page = await world.views.list_events(replace(query, after_id=page.follow_id))
+        assert [e.id for e in page.events] == ids[3:4]
+        assert (page.follow_id, page.more) == (ids[3], False)
+
+    async def test_the_newest_that_is_settled(self, world):
+        assert await world.views.settled_event() == 0
+        newest = await world.tell("create", "not_running")
+        assert await world.views.settled_event() == newest
+
+    async def test_where_events_of_a_time_are(self, world):
+        ids = [
+            await world.tell("create", "not_running", at=MOMENT + timedelta(hours=hour))
+            for hour in range(0, 10, 2)
+        ]
+        assert await world.views.event_bounds(None, None) == (0, None)
+        bounds = await world.views.event_bounds(
+            MOMENT + timedelta(hours=4), MOMENT + timedelta(hours=6)
+        )
+        # An hour more on either side, as ids and moments may cross.
+        assert bounds == (ids[1], ids[4])
+        assert await world.views.event_bounds(MOMENT, MOMENT + timedelta(hours=9)) == (0, None)
 
 
 class TestGuard:

@@ -1,7 +1,6 @@
 """The fleet API: what operators see and decide."""
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +20,8 @@ from dory_orchestrator.api.fleet_bodies import (
     ConfirmRequest,
     CordonAnswer,
     CordonRequest,
+    DeadLettersAnswer,
+    DeadLettersQuery,
     EventsAnswer,
     EventsQuery,
     GuardAnswer,
@@ -34,8 +35,11 @@ from dory_orchestrator.api.fleet_bodies import (
     ProcessorPath,
     ProcessorsAnswer,
     ProcessorsQuery,
+    RetryAnswer,
+    RetryRequest,
     SummaryAnswer,
     UncordonRequest,
+    WebhooksAnswer,
 )
 from dory_orchestrator.api.parameters import (
     ParameterError,
@@ -44,9 +48,12 @@ from dory_orchestrator.api.parameters import (
     path_of,
     query_of,
 )
+from dory_orchestrator.api.parameters import moment as _moment
+from dory_orchestrator.api.streams import EventStreams
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
     BrakeStatus,
+    DeadLetterQuery,
     EventQuery,
     FleetViews,
     MoveQuery,
@@ -76,6 +83,7 @@ class FleetApi:
         self._views = views
         self._tokens = tokens
         self._cluster = cluster
+        self.streams = EventStreams(views)
 
     async def nodes(self, request: Request) -> Response:
         """200 with a page of nodes."""
@@ -187,6 +195,30 @@ class FleetApi:
         _log.warning("uncordoned", node=body.node, by=body.by, changed=changed)
         message = "it gets work again, and what is away from home comes back once it is well"
         return _cordoned(body.node, False, changed, message if changed else "it was not cordoned")
+
+    async def webhooks(self, request: Request) -> Response:
+        """200 with all webhooks."""
+        query_of(NoQuery, request.scope["query_string"])
+        return answered(WebhooksAnswer, webhooks=await self._views.list_webhooks())
+
+    async def dead_letters(self, request: Request) -> Response:
+        """200 with a page of dead letters."""
+        query = query_of(DeadLettersQuery, request.scope["query_string"])
+        page = await self._views.list_dead_letters(_dead_letter_query(query))
+        cursor = None
+        if page.more:
+            last = page.dead_letters[-1]
+            cursor = cursor_of("dead-letters", str(last.event.id), last.webhook)
+        return answered(DeadLettersAnswer, dead_letters=page.dead_letters, next_cursor=cursor)
+
+    async def retry(self, request: Request) -> Response:
+        """200 with how many are sent once more; 409 when there is no such webhook, and when some
+        of them are no dead letters of it."""
+        body = await self._decision(request, RetryRequest)
+        wanted = None if body.ids == "all" else body.ids
+        count = await self._views.retry_dead_letters(body.webhook, wanted, body.by)
+        _log.warning("dead letters are sent again", webhook=body.webhook, by=body.by, count=count)
+        return answered(RetryAnswer, webhook=body.webhook, count=count)
 
     async def _decision(self, request: Request, type_: type[T]) -> T:
         return await decision_of(self._tokens, request, type_)
@@ -324,23 +356,25 @@ def _position(cursor: str | UnsetType, order: str) -> Position | None:
     return Position(*parts_of(cursor, order, 3))
 
 
+def _dead_letter_query(query: DeadLettersQuery) -> DeadLetterQuery:
+    after = None
+    if query.cursor is not UNSET:
+        number, webhook = parts_of(query.cursor, "dead-letters", 2)
+        after = (_id(number), webhook)
+    return DeadLetterQuery(limit=query.limit, after=after, webhook=given(query.webhook))
+
+
 def _row_id(cursor: str | UnsetType, order: str) -> int | None:
     if isinstance(cursor, UnsetType):
         return None
     (number,) = parts_of(cursor, order, 1)
+    return _id(number)
+
+
+def _id(number: str) -> int:
     if not (number.isascii() and number.isdecimal() and len(number) < 19):
         raise ParameterError("cursor: is none of ours")
     return int(number)
-
-
-def _moment(value: datetime | UnsetType) -> datetime | None:
-    """In UTC, where the first and the last day of all cannot be left."""
-    if isinstance(value, UnsetType):
-        return None
-    try:
-        return value.astimezone(UTC)
-    except OverflowError as error:
-        raise ParameterError("since: out of range") from error
 
 
 def _next(order: str, position: Position | None) -> str | None:

@@ -593,3 +593,110 @@ class AdoptAnswer(Struct):
     """Whose pods own them now."""
 
     adopted: list[UUID]
+
+
+# Events that leave, and webhooks ------------------------------------------------------------
+
+
+class StreamQuery(Struct):
+    """Which events are followed."""
+
+    after: Annotated[
+        Annotated[int, Meta(ge=0, le=_INT64_MAX)] | UnsetType,
+        Meta(
+            description="Begin behind this id; without it, with what happens from now on. The"
+            " header `Last-Event-ID` comes first.",
+        ),
+    ] = UNSET
+    processor: Annotated[UUID | UnsetType, Meta(description="Its id.")] = UNSET
+    node: Word | UnsetType = UNSET
+    kind: Word | UnsetType = UNSET
+    reason: Word | UnsetType = UNSET
+
+
+class ExportQuery(Struct):
+    """Which events are exported."""
+
+    since: Moment | UnsetType = UNSET
+    until: Annotated[Moment | UnsetType, Meta(description="The first that is too late.")] = UNSET
+    processor: Annotated[UUID | UnsetType, Meta(description="Its id.")] = UNSET
+    node: Word | UnsetType = UNSET
+    kind: Word | UnsetType = UNSET
+
+
+class DeadLettersQuery(Struct):
+    """Which dead letters."""
+
+    limit: Limit = 100
+    cursor: Cursor | UnsetType = UNSET
+    webhook: Annotated[Word | UnsetType, Meta(description="Its name.")] = UNSET
+
+
+class WebhookRow(Struct):
+    """A webhook, as the settings of the last leader have it, and how far it is."""
+
+    name: str
+    url: Annotated[str, Meta(description="Without its query.")]
+    kinds: Annotated[list[str], Meta(description="Of events, with `*` and `?`.")]
+    lag_events: Annotated[int, Meta(description="Events that stand before it, 100,000 at most.")]
+    lag_seconds: Annotated[float, Meta(description="Age of the oldest of them; 0: none.")]
+    delivered_at: Annotated[datetime | None, Meta(description="When it last took one.")]
+    failures: Annotated[int, Meta(description="In a row; 0: the last one was delivered.")]
+    last_error: str | None
+    last_error_at: datetime | None
+    next_try_at: Annotated[datetime | None, Meta(description="Null: nothing is put off.")]
+    dead_letters: Annotated[int, Meta(description="Events that it did not take.")]
+    dropped: Annotated[int, Meta(description="Dead letters that were too many to keep.")]
+
+
+class WebhooksAnswer(Struct):
+    """All webhooks, by name."""
+
+    webhooks: list[WebhookRow]
+
+
+class DeadLetterRow(Struct):
+    """An event that a webhook's receiver did not take."""
+
+    webhook: str
+    event: EventRow
+    died_at: datetime
+    tries: int
+    error: str
+    retrying: Annotated[bool, Meta(description="It is about to be sent once more.")]
+
+
+class DeadLettersAnswer(Struct):
+    """A page of dead letters, the newest event first."""
+
+    dead_letters: list[DeadLetterRow]
+    next_cursor: NextCursor
+
+
+EventIds = Annotated[
+    list[Annotated[int, Meta(ge=1, le=_INT64_MAX)]], Meta(min_length=1, max_length=10_000)
+]
+WebhookName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=253,
+        pattern=_NO_CONTROL_CHARACTERS,
+        description="Name of a webhook.",
+    ),
+]
+
+
+class RetryRequest(Struct):
+    """Has dead letters sent once more."""
+
+    webhook: WebhookName
+    ids: Annotated[EventIds | Literal["all"], Meta(description="Ids of events, or `all`.")]
+    by: By = "an operator"
+
+
+class RetryAnswer(Struct):
+    """How many are sent once more."""
+
+    webhook: str
+    count: int

@@ -9,10 +9,12 @@ import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec import UnsetType
 
 from dory_orchestrator.api.bodies import BodyError, named
 
@@ -33,6 +35,21 @@ def query_of(type_: type[T], query_string: bytes) -> T:
 def path_of(type_: type[T], values: Mapping[str, str]) -> T:
     """The path's parameters as a value of `type_`. Raises ParameterError."""
     return _convert(type_, values)
+
+
+def given(value: T | UnsetType) -> T | None:
+    """The value; None when there is none."""
+    return None if isinstance(value, UnsetType) else value
+
+
+def moment(value: datetime | UnsetType, name: str = "since") -> datetime | None:
+    """In UTC, where the first and the last day of all cannot be left. Raises ParameterError."""
+    if isinstance(value, UnsetType):
+        return None
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ParameterError(f"{name}: out of range") from error
 
 
 def described(type_: type[Any], place: str) -> list[dict[str, Any]]:

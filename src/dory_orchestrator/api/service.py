@@ -45,8 +45,11 @@ from dory_orchestrator.api.fleet_bodies import (
     ConfirmRequest,
     CordonAnswer,
     CordonRequest,
+    DeadLettersAnswer,
+    DeadLettersQuery,
     EventsAnswer,
     EventsQuery,
+    ExportQuery,
     GuardAnswer,
     MovesAnswer,
     MovesQuery,
@@ -57,11 +60,16 @@ from dory_orchestrator.api.fleet_bodies import (
     ProcessorPath,
     ProcessorsAnswer,
     ProcessorsQuery,
+    RetryAnswer,
+    RetryRequest,
+    StreamQuery,
     SummaryAnswer,
     UncordonRequest,
+    WebhooksAnswer,
 )
 from dory_orchestrator.api.health import Health
 from dory_orchestrator.api.openapi import Operation, describe, document_response, page_response
+from dory_orchestrator.api.streams import EVENT_STREAM, JSON_LINES
 from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.metrics import CONTENT_TYPE
 
@@ -169,6 +177,78 @@ def _fleet(fleet: FleetApi) -> Sequence[tuple[Operation, Any]]:
     return [
         *((operation, guarded(handler)) for operation, handler in _views(fleet)),
         *((operation, guarded(handler)) for operation, handler in _decisions(fleet)),
+        *((operation, guarded(handler)) for operation, handler in _leaving(fleet)),
+    ]
+
+
+def _leaving(fleet: FleetApi) -> Sequence[tuple[Operation, Handler]]:
+    """What tells others of events."""
+    return [
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/events/stream",
+                "Follow events",
+                "Server-sent events, without an end: `id` is that of the event, `event` its kind,"
+                " `data` the event. One that reads too slowly gets `overrun` at last, whose `id`"
+                " and `after` say where to go on. 50 may follow at once.",
+                {200: str},
+                errors=(400, 409, 503),
+                media_type=EVENT_STREAM,
+                query_type=StreamQuery,
+            ),
+            fleet.streams.stream,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/events/export",
+                "Export events",
+                "All events of a time, the oldest first, one JSON object on each line, up to the"
+                " newest. A body that cannot be completed is cut.",
+                {200: str},
+                errors=(400, 503),
+                media_type=JSON_LINES,
+                query_type=ExportQuery,
+            ),
+            fleet.streams.export,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/webhooks",
+                "List webhooks",
+                "Where events are sent to, how far each is, and what it does not take.",
+                {200: WebhooksAnswer},
+                errors=(400, 503),
+            ),
+            fleet.webhooks,
+        ),
+        (
+            Operation(
+                "GET",
+                "/api/v1/fleet/webhooks/dead-letters",
+                "List dead letters",
+                "Events that receivers of webhooks did not take, the newest first.",
+                {200: DeadLettersAnswer},
+                errors=(400, 503),
+                query_type=DeadLettersQuery,
+            ),
+            fleet.dead_letters,
+        ),
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/webhooks/retry",
+                "Send dead letters once more",
+                "Each once, by the leader; what is not taken stays among the dead letters.",
+                {200: RetryAnswer},
+                request=RetryRequest,
+                errors=(*_REQUEST_ERRORS, 403, 409, 503),
+                security="operatorToken",
+            ),
+            fleet.retry,
+        ),
     ]
 
 

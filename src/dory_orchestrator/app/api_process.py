@@ -11,7 +11,6 @@ from prometheus_client import Counter
 from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
-from dory_orchestrator.api.fleet import FleetApi
 from dory_orchestrator.api.group_commit import GroupCommitLimits, HeartbeatRecorder
 from dory_orchestrator.api.health import Check, Health, database_check
 from dory_orchestrator.api.protocol import Connections
@@ -143,6 +142,8 @@ class ApiProcess:
             else None
         )
         self._add_checks()
+        self.operators = self._operator_tokens()
+        self.fleet = FleetApi(self.views, tokens=self.operators, cluster=settings.cluster)
         self.server = self._make_server(Tokens(tokens), canary_beat)
 
     def _add_checks(self) -> None:
@@ -169,13 +170,12 @@ class ApiProcess:
             metrics=self.metrics,
             canary=canary_beat,
         )
-        operators = self._operator_tokens()
         app = build(
             health=self.health,
             render_metrics=self.render_metrics,
             edge=edge,
-            fleet=FleetApi(self.views, tokens=operators, cluster=self.settings.cluster),
-            asking=AskingApi(self.views, tokens=operators),
+            fleet=self.fleet,
+            asking=AskingApi(self.views, tokens=self.operators),
         )
         shared = Connections(
             metrics=self.metrics,
@@ -270,6 +270,7 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
         )
         # Not ready at once; what is on its way by then is still answered.
         process.health.mark_not_ready("shutting down")
+        process.fleet.streams.close()
         if lifetime.orphaned:
             # The next one may want the port and the database already.
             process.server.config.timeout_graceful_shutdown = _ORPHAN_GRACE_SECONDS

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dory_orchestrator.core.checkpoint import CaptureLimits
 from dory_orchestrator.core.model import ComponentHealth, Limits, Pod
 from dory_orchestrator.core.owned import OwnedPod, owned_pods
-from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.announce import Announcer
 from dory_orchestrator.loops.answer import Answerer
 from dory_orchestrator.loops.checkpoint import Checkpointer
@@ -15,23 +14,21 @@ from dory_orchestrator.loops.evidence import KeptStates, PodEvidence
 from dory_orchestrator.loops.lead import Leadership
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.loops.poll_health import HealthPoller
+from dory_orchestrator.loops.prune import keep_pruning
 from dory_orchestrator.loops.reconcile import Reconciler
 from dory_orchestrator.loops.seed import Seeder
 from dory_orchestrator.loops.tell import Teller
 from dory_orchestrator.loops.wake import Wake
 from dory_orchestrator.loops.watch import Watcher
 from dory_orchestrator.metrics import Metrics
-from dory_orchestrator.ports import Cluster, FleetViews, Pods, StoreError
+from dory_orchestrator.ports import Cluster, FleetViews, Pods
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.postgres import PostgresStore
 
-_log = get_logger(__name__)
 PROBES_MAX = 500
 """Pods that are asked at once: 1,800 may hang at a time before a round takes too long."""
 CAPTURES_MAX = 100
 """Pods whose state is asked for at once."""
-_PRUNE_SECONDS = 600.0
-_KEPT_SECONDS = 30 * 86_400.0
 
 
 class Control:
@@ -188,14 +185,8 @@ class Control:
     async def watch(self) -> None:
         """Without a cluster there is nothing to lead: read what is desired until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for work in (self.watcher.listen(), self.reconciler.run(), self._prune()):
+            pruning = keep_pruning(
+                self.store, event_retention_seconds=self.settings.event_retention
+            )
+            for work in (self.watcher.listen(), self.reconciler.run(), pruning):
                 group.create_task(work)
-
-    async def _prune(self) -> None:
-        while True:
-            await asyncio.sleep(_PRUNE_SECONDS)
-            try:
-                await self.store.forget_events(_KEPT_SECONDS)
-                await self.store.forget_checkpoints(_KEPT_SECONDS)
-            except StoreError as error:
-                _log.debug("what is old stays", error=str(error))

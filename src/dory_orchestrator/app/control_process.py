@@ -27,8 +27,10 @@ from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.core.model import ComponentHealth, HealthStatus
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.report import Blackboard, keep_reporting
+from dory_orchestrator.loops.webhooks import Webhooks
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.pods.http import HttpPods
+from dory_orchestrator.pods.receivers import HttpReceivers
 from dory_orchestrator.ports import Cluster, ClusterUnavailable
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.postgres import PostgresStore
@@ -56,7 +58,7 @@ class ControlProcess:
         self.cluster = self._make_cluster()
         # Only a Kubernetes is told of events: of others nobody asks.
         is_told = self.has_cluster and self.local is None
-        self.views = open_views(settings, self.metrics) if is_told else None
+        self.views = open_views(settings, self.metrics)
         self.pods = HttpPods(connections_max=PROBES_MAX + CAPTURES_MAX + 100)
         self.control = Control(
             settings,
@@ -65,7 +67,17 @@ class ControlProcess:
             pods=self.pods,
             holder=inheritance.holder,
             metrics=self.metrics,
+            views=self.views if is_told else None,
+        )
+        self.receivers = HttpReceivers()
+        self.webhooks = Webhooks(
+            settings.webhooks or (),
+            store=self.store,
             views=self.views,
+            sender=self.receivers,
+            lease=lambda: self.control.leadership.lease,
+            fleet_id=lambda: self.control.watcher.fleet_id,
+            metrics=self.metrics,
         )
 
     def _make_cluster(self) -> Cluster:
@@ -116,6 +128,7 @@ class ControlProcess:
             return
         async with asyncio.TaskGroup() as group:
             group.create_task(self.control.run())
+            group.create_task(self.webhooks.run())
             if self.local is not None:
                 group.create_task(self._keep_configured(self.local))
 
@@ -135,10 +148,9 @@ class ControlProcess:
         """Let go of everything; pods stay."""
         await self.control.leadership.resign()
         await self.pods.close()
+        await self.receivers.close()
         await self.cluster.close()
-        await self.store.close()
-        if self.views is not None:
-            await self.views.close()
+        await asyncio.gather(self.store.close(), self.views.close())
 
 
 def own_namespace() -> str:

@@ -1,1 +1,1 @@
-"""HTTP called on pods."""
+"""HTTP called on pods, and on the receivers of webhooks."""

@@ -64,6 +64,8 @@ _READ_SECONDS = 10.0
 _WRITE_SECONDS = 10.0
 _LOCK_WAIT_MILLISECONDS = "2000"
 _QUESTION_SECONDS = 10.0
+_FORGET_STEP = 1_000
+"""Rows of a statement that deletes: whoever follows events waits for it."""
 _GAPS_SECONDS = 7_200.0
 """Silence is counted over no more than this: flapping looks back over an hour."""
 
@@ -265,14 +267,16 @@ class ControlStore:
 
         return await self._others.run("shown", work, timeout_seconds=_READ_SECONDS)
 
-    async def forget_events(self, older_than_seconds: float) -> None:
+    async def forget_events(self, older_than_seconds: float) -> bool:
         """See FleetStore."""
 
-        async def work(connection: Connection) -> None:
-            await connection.execute(QUERIES["forget_events"], older_than_seconds)
-            await connection.execute(QUERIES["forget_moves"], older_than_seconds)
+        async def work(connection: Connection) -> bool:
+            step = (older_than_seconds, _FORGET_STEP)
+            events = await connection.fetch(QUERIES["forget_events"], *step)
+            moves = await connection.fetch(QUERIES["forget_moves"], *step)
+            return max(len(events), len(moves)) == _FORGET_STEP
 
-        await self._others.run("forget_events", work, timeout_seconds=_WRITE_SECONDS)
+        return await self._others.run("forget_events", work, timeout_seconds=_WRITE_SECONDS)
 
     # What operators ask
 

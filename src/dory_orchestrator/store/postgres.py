@@ -33,12 +33,13 @@ from dory_orchestrator.store.control import ControlStore
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
 from dory_orchestrator.store.queries import QUERIES
 from dory_orchestrator.store.revision import verify
+from dory_orchestrator.store.webhooks import WebhookStatements
 
 CHANNEL = "orchestrator_changed"
 _LOCK_WAIT_MILLISECONDS = "1000"
 
 
-class PostgresStore(ControlStore, CheckpointStatements):
+class PostgresStore(ControlStore, CheckpointStatements, WebhookStatements):
     """One database, one process's view of it.
 
     Heartbeats have a connection of their own, so that nothing else can hold them up.

@@ -528,7 +528,13 @@ UPDATE orchestrator.moves SET ended_at = now(), outcome = 'dropped'
 WHERE processor_id = ANY ($1::uuid[]) AND ended_at IS NULL
 
 -- forget_moves --
-DELETE FROM orchestrator.moves WHERE ended_at < now() - make_interval(secs => $1)
+-- $1 seconds, $2 how many at most.
+DELETE FROM orchestrator.moves
+WHERE id IN (
+    SELECT id FROM orchestrator.moves
+    WHERE ended_at < now() - make_interval(secs => $1) ORDER BY ended_at LIMIT $2
+)
+RETURNING true
 
 -- record_node_health --
 INSERT INTO orchestrator.node_health AS h (
@@ -784,11 +790,13 @@ FROM unnest(
 )
 
 -- forget_events --
+-- $1 seconds, $2 how many at most.
 DELETE FROM orchestrator.events
 WHERE id IN (
     SELECT id FROM orchestrator.events
-    WHERE at < now() - make_interval(secs => $1) ORDER BY at LIMIT 5000
+    WHERE at < now() - make_interval(secs => $1) ORDER BY at LIMIT $2
 )
+RETURNING true
 
 -- record_pod_health --
 -- $1 processor ids, $2 healthy. Whoever's health was written by somebody else since our last

@@ -334,6 +334,8 @@ CREATE UNIQUE INDEX moves_open_processor_id_key ON orchestrator.moves (processor
 
 CREATE INDEX moves_processor_id_idx ON orchestrator.moves (processor_id, id);
 
+CREATE INDEX moves_ended_at_idx ON orchestrator.moves (ended_at);
+
 -- How nodes were judged, and since when: outlives leaders. Moments are Unix seconds.
 CREATE TABLE orchestrator.node_health (
     key text NOT NULL,
@@ -399,6 +401,44 @@ CREATE TABLE orchestrator.questions (
     answer json,
     CONSTRAINT questions_pkey PRIMARY KEY (id)
 );
+-- How far each webhook is. Written at each delivery, in place.
+CREATE TABLE orchestrator.webhooks (
+    name text NOT NULL,
+    -- Without its query, in which there may be a key.
+    url text NOT NULL,
+    kinds text[] NOT NULL,
+    -- Everything up to this event was delivered, is dead, or was not meant for it.
+    position bigint NOT NULL,
+    -- Of the event that comes next.
+    tries integer NOT NULL DEFAULT 0,
+    -- In a row.
+    failures integer NOT NULL DEFAULT 0,
+    delivered_at timestamptz,
+    last_error text,
+    last_error_at timestamptz,
+    next_try_at timestamptz,
+    -- Dead letters that were too many to keep.
+    dropped bigint NOT NULL DEFAULT 0,
+    -- Since when it is not in the leader's settings.
+    removed_at timestamptz,
+    CONSTRAINT webhooks_pkey PRIMARY KEY (name)
+) WITH (fillfactor = 50);
+
+-- Events that the receiver of a webhook did not take.
+CREATE TABLE orchestrator.webhook_dead_letters (
+    webhook text NOT NULL,
+    event_id bigint NOT NULL,
+    event_at timestamptz NOT NULL,
+    died_at timestamptz NOT NULL DEFAULT now(),
+    tries integer NOT NULL,
+    error text NOT NULL,
+    -- When an operator had it sent once more, until that was done.
+    retry_at timestamptz,
+    CONSTRAINT webhook_dead_letters_pkey PRIMARY KEY (webhook, event_id)
+);
+
+CREATE INDEX webhook_dead_letters_due_idx ON orchestrator.webhook_dead_letters (webhook, event_id)
+    WHERE retry_at IS NOT NULL;
 
 -- Which migration this is.
 CREATE TABLE orchestrator.alembic_version (
@@ -406,7 +446,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0008');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0009');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

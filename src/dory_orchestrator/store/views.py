@@ -16,6 +16,7 @@ from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     BrakeStatus,
+    EventBounds,
     EventPage,
     EventQuery,
     EventView,
@@ -42,6 +43,7 @@ from dory_orchestrator.ports import (
 )
 from dory_orchestrator.store.connections import Connection, Guard, Pool
 from dory_orchestrator.store.queries import load
+from dory_orchestrator.store.webhooks import WebhookViews
 
 T = TypeVar("T")
 _QUERIES = load("views.sql")
@@ -56,7 +58,7 @@ _ANSWER_POLL_SECONDS = 0.05
 _CONFIRMATION_SECONDS = Limits().guard_confirmation_seconds
 
 
-class PostgresViews:
+class PostgresViews(WebhookViews):
     """See FleetViews. Connections of its own: operators never take that of the heartbeats.
 
     Past the circuit breaker, too: a slow page must not make us refuse heartbeats.
@@ -106,7 +108,7 @@ class PostgresViews:
         async def work(connection: Connection) -> tuple[Any, list[Any]]:
             row = await connection.fetchrow(_QUERIES["list_processors"], *filters)
             events = await connection.fetch(
-                _QUERIES["list_events"], events_max, None, None, processor_id, *[None] * 4, False
+                _QUERIES["list_events"], events_max, None, None, processor_id, *[None] * 5, False
             )
             return row, events
 
@@ -133,18 +135,14 @@ class PostgresViews:
 
     async def list_events(self, query: EventQuery) -> EventPage:
         """See FleetViews."""
-        filters = (
-            query.processor_id,
-            query.node,
-            query.kind,
-            query.reason,
-            query.since,
-            query.explained,
-        )
+        of_event = (query.processor_id, query.node, query.kind, query.reason)
+        filters = (*of_event, query.since, query.until, query.explained)
 
         async def work(connection: Connection) -> EventPage:
             # An older page is settled long since.
-            settled = None if query.before_id is not None else await _settled(connection)
+            settled = query.until_id
+            if query.before_id is None and settled is None:
+                settled = await _settled(connection)
             if query.after_id is None:
                 return await _page_back(connection, query, filters, settled)
             if settled is None:
@@ -153,6 +151,18 @@ class PostgresViews:
 
         # Each statement must see what was committed until then.
         return await self._read("list_events", work, isolation="read_committed")
+
+    async def settled_event(self) -> int | None:
+        """See FleetViews."""
+        return await self._read("settled_event", _settled, isolation="read_committed")
+
+    async def event_bounds(self, since: datetime | None, until: datetime | None) -> EventBounds:
+        """See FleetViews."""
+
+        async def work(connection: Connection) -> EventBounds:
+            return EventBounds(*await connection.fetchrow(_QUERIES["event_bounds"], since, until))
+
+        return await self._read("event_bounds", work)
 
     async def guard_status(self) -> GuardStatus:
         """See FleetViews."""

@@ -211,15 +211,29 @@ SELECT
             )
     ) AS writers
 
+-- event_bounds --
+-- $1 the earliest moment, $2 the first that is too late. An event has the moment at which its
+-- transaction began, and its id a little later: an hour is more than any of them takes.
+SELECT
+    COALESCE((
+        SELECT id FROM orchestrator.events
+        WHERE at < $1::timestamptz - interval '1 hour' ORDER BY at DESC LIMIT 1
+    ), 0) AS after_id,
+    (
+        SELECT id FROM orchestrator.events
+        WHERE at >= $2::timestamptz + interval '1 hour' ORDER BY at LIMIT 1
+    ) AS until_id
+
 -- list_events --
 -- $1 limit, $2 below this id, $3 at most this id, $4 processor, $5 node, $6 kind, $7 reason,
--- $8 the earliest moment, $9 whether with explanations. The newest first.
+-- $8 the earliest moment, $9 the first that is too late, $10 whether with explanations. The newest
+-- first.
 SELECT
     e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
     (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
         AS processor_name,
     e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term,
-    CASE WHEN $9::boolean THEN e.explanation::text END AS explanation
+    CASE WHEN $10::boolean THEN e.explanation::text END AS explanation
 FROM orchestrator.events e
 WHERE ($2::bigint IS NULL OR e.id < $2)
     AND ($3::bigint IS NULL OR e.id <= $3)
@@ -228,6 +242,7 @@ WHERE ($2::bigint IS NULL OR e.id < $2)
     AND ($6::text IS NULL OR e.kind = $6)
     AND ($7::text IS NULL OR e.reason = $7)
     AND ($8::timestamptz IS NULL OR e.at >= $8)
+    AND ($9::timestamptz IS NULL OR e.at < $9)
 ORDER BY e.id DESC
 LIMIT $1
 
@@ -238,7 +253,7 @@ SELECT
     (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
         AS processor_name,
     e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term,
-    CASE WHEN $9::boolean THEN e.explanation::text END AS explanation
+    CASE WHEN $10::boolean THEN e.explanation::text END AS explanation
 FROM orchestrator.events e
 WHERE e.id > $2::bigint
     AND e.id <= $3::bigint
@@ -247,6 +262,7 @@ WHERE e.id > $2::bigint
     AND ($6::text IS NULL OR e.kind = $6)
     AND ($7::text IS NULL OR e.reason = $7)
     AND ($8::timestamptz IS NULL OR e.at >= $8)
+    AND ($9::timestamptz IS NULL OR e.at < $9)
 ORDER BY e.id
 LIMIT $1
 
