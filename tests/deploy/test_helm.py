@@ -61,7 +61,9 @@ REFUSED: dict[str, Object] = {
     "a label that the selectors ask for": {"podLabels": {"app": "x"}},
     "no interval": {"serviceMonitor": {"interval": "often"}},
 }
-for _name in SECRETS:
+# The chart has no place of its own for webhooks yet: they can only stand among the settings.
+CHARTED_SECRETS = SECRETS - {"webhooks"}
+for _name in CHARTED_SECRETS:
     REFUSED[f"{_name} in clear"] = {"settings": {environment_name(_name): "postgresql://u:p@h/d"}}
 
 each = pytest.mark.parametrize("case", VALUES)
@@ -300,7 +302,7 @@ def test_the_schema_takes_every_setting_that_has_no_place_of_its_own() -> None:
         for name in map(environment_name, Settings.model_fields)
         if not jsonschema_rs.is_valid(SCHEMA, merged(DEFAULTS, {"settings": {name: "x"}}))
     }
-    assert refused == {environment_name(name) for name in SECRETS} | {
+    assert refused == {environment_name(name) for name in CHARTED_SECRETS} | {
         "KUBECONFIG",
         "DORY_METRICS_PORT",
         "DORY_POD_SERVICE_ACCOUNT",
