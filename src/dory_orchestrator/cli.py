@@ -51,6 +51,7 @@ _LATE: Mapping[str, str] = {
     "explain": "dory_orchestrator.commands.explaining:explain_command",
     "failback": "dory_orchestrator.commands.ordering:failback_command",
     "failover": "dory_orchestrator.commands.ordering:failover_command",
+    "events-export": "dory_orchestrator.commands.export:export_command",
     "fleet": "dory_orchestrator.commands.fleet:fleet_group",
     "guard": "dory_orchestrator.commands.deciding:guard_group",
     "local": "dory_orchestrator.commands.local:local_group",
@@ -69,6 +70,7 @@ _LATE: Mapping[str, str] = {
     "top": "dory_orchestrator.commands.top:top_command",
     "uncordon": "dory_orchestrator.commands.deciding:uncordon_command",
     "what-if": "dory_orchestrator.commands.explaining:what_if_command",
+    "webhooks": "dory_orchestrator.commands.webhooks:webhooks_group",
 }
 
 _version_option = click.version_option(

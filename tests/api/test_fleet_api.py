@@ -16,8 +16,10 @@ from dory_orchestrator.ports import StoreBusy, StoreTimeout
 FLEET = "/api/v1/fleet"
 READS = (
     *("/nodes", "/processors", f"/processors/{uuid4()}", "/events", "/moves"),
-    *("/guard", "/brake", "/summary", "/plan", "/what-if", "/pause", "/nodes/explanation?node=a"),
+    *("/guard", "/brake", "/summary", "/webhooks", "/webhooks/dead-letters"),
+    *("/plan", "/what-if", "/pause", "/nodes/explanation?node=a"),
     *(f"/processors/{uuid4()}/explanation", f"/processors/{uuid4()}/directive"),
+    *("/events/stream", "/events/export"),
 )
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -260,6 +262,12 @@ class TestBadParameters:
             ("/moves", {"outcome": "odd"}, "outcome: "),
             ("/moves", {"node": ""}, "node: "),
             ("/moves", {"limit": "1001"}, "limit: "),
+            ("/events/stream", {"after": "-1"}, "after: "),
+            ("/events/stream", {"kind": ""}, "kind: "),
+            ("/events/export", {"since": "5"}, "since: "),
+            ("/events/export", {"until": "9999-12-31T23:59:59-01:00"}, "until: out of range"),
+            ("/webhooks/dead-letters", {"limit": "0"}, "limit: "),
+            ("/webhooks/dead-letters", {"cursor": "abc"}, "cursor: is none of ours"),
         ],
     )
     async def test_bad_values_are_named(self, service, path, query, error):
@@ -324,7 +332,7 @@ async def test_wrong_methods_are_405(service, path):
     [
         *("/guard/confirm", "/guard/adopt", "/brake/override", "/brake/clear"),
         *("/nodes/cordon", "/nodes/uncordon", "/pause/begin", "/pause/end"),
-        *("/orders/failover", "/orders/failback", "/orders/retry"),
+        *("/orders/failover", "/orders/failback", "/orders/retry", "/webhooks/retry"),
     ],
 )
 async def test_decisions_are_posts(service, path):

@@ -673,9 +673,7 @@ class DeadLettersAnswer(Struct):
     next_cursor: NextCursor
 
 
-EventIds = Annotated[
-    list[Annotated[int, Meta(ge=1, le=_INT64_MAX)]], Meta(min_length=1, max_length=10_000)
-]
+EventIds = Annotated[list[Annotated[int, Meta(ge=1, le=_INT64_MAX)]], Meta(min_length=1)]
 WebhookName = Annotated[
     str,
     Meta(

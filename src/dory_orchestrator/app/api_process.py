@@ -11,6 +11,7 @@ from prometheus_client import Counter
 from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
+from dory_orchestrator.api.fleet import FleetApi
 from dory_orchestrator.api.group_commit import GroupCommitLimits, HeartbeatRecorder
 from dory_orchestrator.api.health import Check, Health, database_check
 from dory_orchestrator.api.protocol import Connections

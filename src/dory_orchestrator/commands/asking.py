@@ -74,7 +74,7 @@ class Api:
     async def get(self, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The fleet API's answer. Raises Failure."""
         given = {k: str(v) for k, v in (query or {}).items() if v is not None}
-        return self._read(FLEET, *await self._ask("GET", FLEET + path, params=given))
+        return self.read(FLEET, *await self._ask("GET", FLEET + path, params=given))
 
     async def post(
         self, path: str, body: Mapping[str, Any], *, root: str = FLEET
@@ -82,7 +82,7 @@ class Api:
         """The answer to a decision, made with the token of the environment. Raises Failure."""
         headers = _authorization(_TOKENS[root])
         answer = await self._ask("POST", root + path, json=body, headers=headers)
-        return self._read(root, *answer)
+        return self.read(root, *answer)
 
     async def all(
         self, path: str, name: str, query: Mapping[str, Any], limit: int | None
@@ -121,7 +121,7 @@ class Api:
                 f' ("{PROGRAM} dev"), give --url, or set DORY_URL ({one_line(error)})'
             ) from error
 
-    def _read(self, root: str, status: int, text: bytes) -> dict[str, Any]:
+    def read(self, root: str, status: int, text: bytes) -> dict[str, Any]:
         content = self._content(status, text)
         if status in _SUCCESSES:
             return content

@@ -69,7 +69,7 @@ def events_command(
       dory-orchestrator events -f
       dory-orchestrator events --processor camera-1 --since 2h
     """
-    query = {**filters, "since": _since(since)}
+    query = {**filters, "since": since_of(since)}
 
     async def work(api: Api) -> None:
         if processor is not None:
@@ -145,7 +145,8 @@ def _show_events(target: Target, found: Answer) -> None:
     print_rows(target, view, found)
 
 
-def _since(text: str | None) -> str | None:
+def since_of(text: str | None) -> str | None:
+    """A moment as the API takes it: RFC 3339, or how long ago."""
     if text is None:
         return None
     try:

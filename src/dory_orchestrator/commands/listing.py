@@ -24,7 +24,9 @@ from dory_orchestrator.commands.showing import Answer, Parts, Rows, Single, show
 _EVENTS_OF_A_NODE = 20
 _AGES = ("heartbeat_age_seconds", "last_heartbeat_at")
 _CHECKS = ("last_health_check_at",)
-_limit = click.option("--limit", type=click.IntRange(1), metavar="NUMBER", help="How many at most.")
+limit_option = click.option(
+    "--limit", type=click.IntRange(1), metavar="NUMBER", help="How many at most."
+)
 _last = click.option(
     "--limit", type=click.IntRange(1), default=50, metavar="NUMBER", help="How many.  [50]"
 )
@@ -37,7 +39,7 @@ _last = click.option(
 @click.option("--organization", type=click.UUID, help="Edge nodes of this organization.")
 @click.option("-q", "--name", "prefix", metavar="TEXT", help="How the name begins.")
 @click.option("--sort", type=click.Choice(["name", "kind", "utilisation"]), help="By what.")
-@_limit
+@limit_option
 @watch_option
 @target_options
 def nodes_command(
@@ -132,7 +134,7 @@ def node_parts(answer: Answer, wide: bool) -> Parts:
 )
 @click.option("-q", "--name", "prefix", metavar="TEXT", help="How the name or the id begins.")
 @click.option("--sort", type=click.Choice(["name", "state", "node", "since"]), help="By what.")
-@_limit
+@limit_option
 @watch_option
 @target_options
 def processors_command(

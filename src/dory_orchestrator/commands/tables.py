@@ -19,9 +19,9 @@ Row = Mapping[str, Any]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOTHING = "-"
 _ENDLESS = 100_000
-_BROKEN = "DETAIL"
+_BROKEN = frozenset({"DETAIL", "ERROR"})
 _SHRINKING = frozenset(
-    {"NAME", "READY", "NODE", "PROCESSOR", "PROCESSORS", "FROM", "TO", "POD", "REASON", _BROKEN}
+    {"NAME", "READY", "NODE", "PROCESSOR", "PROCESSORS", "FROM", "TO", "POD", "REASON", *_BROKEN}
 )
 """Columns that are made narrower where there is too little place, the widest first."""
 _STYLES = {
@@ -344,6 +344,53 @@ def supposed(rows: Sequence[Row], *, wide: bool) -> Table:
     return table
 
 
+def webhooks(rows: Sequence[Row], *, wide: bool) -> Table:
+    """One line each."""
+    table = _table("NAME", "BEHIND", "EVENTS", "DELIVERED", "FAILURES", "NEXT TRY", "DEAD", "ERROR")
+    for heading in ("URL", "KINDS", "DROPPED") if wide else ():
+        _column(table, heading)
+    for row in rows:
+        put_off = row["next_try_at"]
+        cells = [
+            row["name"],
+            _seconds(row["lag_seconds"]),
+            row["lag_events"],
+            age(row["delivered_at"]),
+            row["failures"],
+            None if put_off is None else f"in {_seconds(-_seconds_ago(put_off))}",
+            row["dead_letters"],
+            row["last_error"] if row["failures"] else None,
+        ]
+        if wide:
+            cells += [row["url"], ", ".join(row["kinds"]), row["dropped"]]
+        add_row(table, cells)
+    return table
+
+
+def dead_letters(rows: Sequence[Row], *, wide: bool) -> Table:
+    """One line each."""
+    table = _table("WEBHOOK", "EVENT", "TIME", "KIND", "REASON", "TRIES", "DIED", "ERROR")
+    for heading in ("PROCESSOR", "NODE", "DETAIL") if wide else ():
+        _column(table, heading)
+    for row in rows:
+        event = row["event"]
+        cells = [
+            row["webhook"],
+            event["id"],
+            _day_and_time(event["at"]),
+            event["kind"],
+            event["reason"],
+            row["tries"],
+            age(row["died_at"]),
+            "is sent again" if row["retrying"] else row["error"],
+        ]
+        if wide:
+            name = event["processor_name"] or event["processor_id"]
+            cells += [name, event["node_name"], event["detail"]]
+        add_row(table, cells)
+    return table
+
+
 def pairs(values: Mapping[str, object]) -> Table:
     """Names and values."""
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -386,7 +433,7 @@ def _table(*headings: str) -> Table:
 def _column(table: Table, heading: str) -> None:
     # Names are cut before they are broken, and before numbers are; what explains is broken and
     # never cut.
-    overflow: OverflowMethod = "fold" if heading == _BROKEN else "ellipsis"
+    overflow: OverflowMethod = "fold" if heading in _BROKEN else "ellipsis"
     table.add_column(heading, no_wrap=heading not in _SHRINKING, overflow=overflow)
 
 
@@ -394,7 +441,7 @@ def add_row(table: Table, cells: Sequence[object]) -> None:
     """A row of what comes from outside: on one line, but for what explains."""
     texts = [_text(cell) for cell in cells]
     for text, column in zip(texts, table.columns, strict=True):
-        if column.header != _BROKEN:
+        if column.header not in _BROKEN:
             text.no_wrap, text.overflow = True, "ellipsis"
     table.add_row(*texts)
 
@@ -435,11 +482,15 @@ def _moment(text: str) -> datetime:
 
 def age(text: str | None) -> str | None:
     """How long ago a moment was."""
-    return None if text is None else _seconds((_now() - _moment(text)).total_seconds())
+    return None if text is None else _seconds(_seconds_ago(text))
 
 
 def _now() -> datetime:
     return _seen_at.get() or datetime.now(UTC)
+
+
+def _seconds_ago(text: str) -> float:
+    return (_now() - _moment(text)).total_seconds()
 
 
 def _seconds(seconds: float | None) -> str | None:
