@@ -15,7 +15,8 @@ from dory_orchestrator.ports import WebhookReply, WebhookUnreachable
 
 _BODY_BYTES_MAX = 4 * 1024
 _REASON_CHARACTERS_MAX = 200
-_KEEP_ALIVE_SECONDS = 15.0
+# Enough for a burst. Of what is kept longer the receiver may have ended it, which is a failure.
+_KEEP_ALIVE_SECONDS = 2.0
 
 
 class HttpReceivers:
