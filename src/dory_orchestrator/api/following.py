@@ -19,6 +19,8 @@ _PAGE = 100
 _WINDOW = 20_000
 """A statement looks at no more ids than these, however few events it finds."""
 _SETTLE_TRIES = 5
+_BREATH_SECONDS = 0.005
+"""After each page: heartbeats need the process, and operators the database."""
 
 
 class TooManyViewers(Exception):
@@ -173,6 +175,7 @@ async def history(
         window = replace(query, after_id=after_id, until_id=min(until_id, after_id + _WINDOW))
         async with turn:
             page = await views.list_events(window)
+            await asyncio.sleep(_BREATH_SECONDS)
         yield page.events
         after_id = page.follow_id
 

@@ -19,7 +19,7 @@ _PUT_OFF = (408, 425, 429)
 class DeliveryLimits:
     """How often, and how far apart, an event is sent before it is given up.
 
-    With the defaults after 1 s, 4 s, 16 s and so on, but never later than 15 minutes: 35 minutes
+    With the defaults after 1 s, 4 s, 16 s and so on, but never later than 15 minutes: 36 minutes
     in all.
     """
 
