@@ -111,6 +111,14 @@ async def test_events_are_sent_in_order_once_and_soon():
         assert rig.lag() == 0
 
 
+async def test_counters_begin_at_zero():
+    async with running() as rig:
+        await rig.until(lambda: rig.lag() == 0)
+        labels = {"webhook": "a", "outcome": "dead"}
+        found = rig.metrics.registry.get_sample_value("dory_webhook_deliveries_total", labels)
+        assert found == 0
+
+
 async def test_what_is_sent():
     async with running() as rig:
         event = rig.tell("node_offline", node_name="edge-1", detail="no 'beats' \U0001f41f")

@@ -48,6 +48,7 @@ _TURNS = 2
 _QUIET_SECONDS = 3_600.0
 """A webhook is told of so often at most, however many of its events die."""
 _LATE_SECONDS = 60.0
+_OUTCOMES: dict[type, str] = {Delivered: "delivered", Retry: "failed", Dead: "dead"}
 
 
 class _Body(msgspec.Struct):
@@ -175,6 +176,9 @@ class Courier:
         """The moment of the event that is being sent."""
         self._quiet_until = 0.0
         self._is_late = False
+        for outcome in _OUTCOMES.values():
+            # From none to one is no increase to Prometheus.
+            around.metrics.webhook_deliveries.labels(hook.name, outcome)
 
     def look(self, newest: int | None) -> None:
         """There are events up to this one; None: nobody knows. Tells how late it is."""
@@ -323,6 +327,5 @@ class Courier:
         return verdict
 
     def _count(self, verdict: Verdict) -> None:
-        outcomes = {Delivered: "delivered", Retry: "failed", Dead: "dead"}
-        labels = (self._hook.name, outcomes[type(verdict)])
+        labels = (self._hook.name, _OUTCOMES[type(verdict)])
         self._around.metrics.webhook_deliveries.labels(*labels).inc()
