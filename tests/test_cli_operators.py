@@ -24,6 +24,10 @@ COMMANDS = {
     f"GET {FLEET}/processors": "processors",
     f"GET {FLEET}/processors/{{id}}": f"processor {KEY}",
     f"GET {FLEET}/events": "events",
+    f"GET {FLEET}/events/export": "events-export",
+    f"GET {FLEET}/webhooks": "webhooks",
+    f"GET {FLEET}/webhooks/dead-letters": "webhooks dead-letters",
+    f"POST {FLEET}/webhooks/retry": "webhooks retry pager --all",
     f"GET {FLEET}/guard": "guard status",
     f"POST {FLEET}/guard/confirm": "guard confirm -y",
     f"POST {FLEET}/guard/adopt": "guard adopt --all -y",
@@ -53,6 +57,7 @@ COMMANDS = {
 
 NOT_OF_OPERATORS = {
     f"POST {EDGE}/heartbeat",  # of processors
+    f"GET {FLEET}/events/stream",  # `events -f` asks for pages, which outlives more
     *("GET /readyz", "GET /livez", "GET /metrics"),  # of the machines that watch over us
 }
 

@@ -36,6 +36,7 @@ VALUES: Mapping[str, Mapping[str, Sequence[str]]] = {
         "from_state": tuple(BreakerState),
         "to_state": tuple(BreakerState),
     },
+    "dory_webhook_deliveries_total": {"outcome": ("delivered", "failed", "dead")},
     "dory_database_errors_total": {"error_type": ("connection", "query", "timeout")},
     "dory_config_changes_total": {"change_type": ("added", "removed", "modified")},
     "dory_component_healthy": {
@@ -128,7 +129,11 @@ VALUES: Mapping[str, Mapping[str, Sequence[str]]] = {
 What is not named here: `query_type`, the names of our statements, and `node`, the nodes of the
 cluster; it goes with its node.
 """
-_MADE_WHEN_KNOWN = ("dory_component_healthy", "dory_process_restarts_total")
+_MADE_WHEN_KNOWN = (
+    "dory_component_healthy",
+    "dory_process_restarts_total",
+    "dory_webhook_deliveries_total",
+)
 """Not every process has all of these: 0 would say that something is ill that is not there."""
 
 _MOVE_ACTIONS = (

@@ -317,6 +317,29 @@ _MOVES = Row(
         ),
     ],
 )
+_WEBHOOKS = Row(
+    "Webhooks",
+    [
+        Panel(
+            "Deliveries",
+            "Events that receivers took, that are tried again, and that are dead letters. See"
+            " DoryWebhookDeadLetters.",
+            "ops",
+            [
+                Query(
+                    _rate("dory_webhook_deliveries_total", "webhook, outcome"),
+                    "{{webhook}} {{outcome}}",
+                )
+            ],
+        ),
+        Panel(
+            "Lag",
+            "Age of the event that each webhook is at. See DoryWebhookLags.",
+            "s",
+            [Query(f"max by (webhook) ({_of('dory_webhook_lag_seconds')})", "{{webhook}}")],
+        ),
+    ],
+)
 _CHECKPOINTS = Row(
     "Checkpoints",
     [
@@ -619,7 +642,7 @@ _PROCESS = Row(
         ),
     ],
 )
-ROWS = (_STATE, _HEARTBEATS, _MOVES, _CHECKPOINTS, _DATABASE, _CLUSTER, _PROCESS)
+ROWS = (_STATE, _HEARTBEATS, _MOVES, _CHECKPOINTS, _WEBHOOKS, _DATABASE, _CLUSTER, _PROCESS)
 
 
 def _variables() -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def test_it_says_what_it_means_what_to_look_at_and_what_to_do(rule: dict[str, An
 def test_its_commands_can_be_called(line: str):
     command: click.Command = main
     arguments = shlex.split(line)[1:]
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and arguments:
         found = command.get_command(click.Context(command), arguments.pop(0))
         assert found is not None, line
         command = found

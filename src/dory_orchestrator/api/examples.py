@@ -3,6 +3,7 @@
 A test holds each against its schema.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -375,6 +376,48 @@ EXAMPLES: Mapping[tuple[str, str], Example] = {
             "pause_by": None,
             "pause_reason": None,
         }
+    ),
+    ("GET", "/api/v1/fleet/events/stream"): Example(
+        "retry: 2000\n\nid: 17\nevent: failover\ndata: " + json.dumps(_EVENT) + "\n\n"
+    ),
+    ("GET", "/api/v1/fleet/events/export"): Example(json.dumps(_EVENT) + "\n"),
+    ("GET", "/api/v1/fleet/webhooks"): Example(
+        {
+            "webhooks": [
+                {
+                    "name": "pager",
+                    "url": "https://pager.example/events",
+                    "kinds": ["node_*", "failover", "brake"],
+                    "lag_events": 0,
+                    "lag_seconds": 0.0,
+                    "delivered_at": _BEGAN_AT,
+                    "failures": 0,
+                    "last_error": None,
+                    "last_error_at": None,
+                    "next_try_at": None,
+                    "dead_letters": 1,
+                    "dropped": 0,
+                }
+            ]
+        }
+    ),
+    ("GET", "/api/v1/fleet/webhooks/dead-letters"): Example(
+        {
+            "dead_letters": [
+                {
+                    "webhook": "pager",
+                    "event": _EVENT,
+                    "died_at": "2026-11-25T06:50:43Z",
+                    "tries": 8,
+                    "error": "status 500",
+                    "retrying": False,
+                }
+            ],
+            "next_cursor": None,
+        }
+    ),
+    ("POST", "/api/v1/fleet/webhooks/retry"): Example(
+        {"webhook": "pager", "count": 1}, {"webhook": "pager", "ids": [17], "by": _EVE}
     ),
     ("GET", "/api/v1/fleet/processors/{id}/explanation"): Example(_EXPLANATION),
     ("GET", "/api/v1/fleet/processors/{id}/directive"): Example(

@@ -79,7 +79,7 @@ def print_rows(target: Target, view: Rows, answer: Answer) -> None:
     """As a table, or the word that there are none."""
     rows = view.rows(answer)
     if not rows:
-        click.echo(f"no {view.name}", err=True)
+        click.echo(f"no {view.name.replace('_', ' ')}", err=True)
         return
     print_parts([view.table(rows, wide=target.wide)], wide=target.wide)
     if answer["next_cursor"] is not None and not view.newest_first:
