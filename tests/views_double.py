@@ -1,5 +1,6 @@
 """What operators see, in memory. It passes the same contract suite as PostgreSQL."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from dory_orchestrator.ports import (
     EventPage,
     EventQuery,
     EventView,
+    FleetPicture,
     FleetSummary,
     GuardStatus,
     HeldProcessor,
@@ -27,25 +29,34 @@ from dory_orchestrator.ports import (
     MoveQuery,
     MoveView,
     NobodyAnswers,
+    NodeCounts,
     NodePage,
+    NodePicture,
     NodeQuery,
     NodeView,
     NotKnown,
     OperatorRefused,
     PauseStatus,
+    PictureQuery,
     Position,
     ProcessorPage,
+    ProcessorPicture,
     ProcessorQuery,
     ProcessorView,
     StoreError,
     Stranger,
     SuspectNode,
+    Trouble,
 )
 
 
 @dataclass
 class MemoryViews(MemoryWebhookViews):
-    """Set `error` to have every call fail with it."""
+    """Set `error` to have every call fail with it, and `hold` to have pictures wait for it.
+
+    `homes` are those that processors are away from, and since when; `pictures` counts how many
+    were made.
+    """
 
     processors: dict[UUID, ProcessorView] = field(default_factory=dict)
     nodes: list[NodeView] = field(default_factory=list)
@@ -62,7 +73,6 @@ class MemoryViews(MemoryWebhookViews):
     population_count: int = 0
     override: tuple[datetime, str, str] | None = None
     links: dict[UUID, str] = field(default_factory=dict)
-    homes: dict[UUID, str] = field(default_factory=dict)
     failures: dict[UUID, tuple[int, float | None]] = field(default_factory=dict)
     """Of each how often in a row, and in how many seconds the next try is due."""
     orders: dict[UUID, tuple[str, str, str]] = field(default_factory=dict)
@@ -74,6 +84,10 @@ class MemoryViews(MemoryWebhookViews):
     leader: str | None = None
     is_stale: bool = False
     error: StoreError | None = None
+    hold: asyncio.Event | None = None
+    homes: dict[UUID, tuple[str, datetime]] = field(default_factory=dict)
+    checkpoints: dict[UUID, datetime] = field(default_factory=dict)
+    pictures: int = 0
     wakes: int = 0
     closed: bool = False
 
@@ -347,7 +361,7 @@ class MemoryViews(MemoryWebhookViews):
         if key not in self.processors:
             raise NotKnown(f"processor: no processor {key} is known")
         processor, link = self.processors[key], self.links.get(key)
-        home = None if link else self.homes.get(key)
+        home = None if link or key not in self.homes else self.homes[key][0]
         node = next((n for n in self.nodes if n.name == home), None)
         failures, waits = self.failures.get(key, (0, None))
         moves = [m.kind for m in self.moves if m.processor_id == key and m.ended_at is None]
@@ -418,6 +432,113 @@ class MemoryViews(MemoryWebhookViews):
             pause_by=self._pause[2] if self._pause else None,
             pause_reason=self._pause[3] if self._pause else None,
         )
+
+    async def picture_mark(self) -> str:
+        self._answer()
+        if self.hold is not None:
+            await self.hold.wait()
+        return repr((self.processors, self.nodes, self.moves, self.events, self.leader))
+
+    async def picture(self, query: PictureQuery) -> FleetPicture:
+        self._answer()
+        if self.hold is not None:
+            await self.hold.wait()
+        self.pictures += 1
+        every = sorted(map(self._node_picture, self.nodes), key=lambda n: (-n.trouble, n.name))
+        nodes = every[query.offset : query.offset + query.nodes]
+        behind = every[query.offset + query.nodes :] if nodes else []
+        names = {node.name for node in nodes} | ({None} if query.offset == 0 else set())
+        placed = self._placed(names)
+        open_first = sorted(self.moves, key=lambda m: (m.ended_at is not None, -m.id))
+        return FleetPicture(
+            summary=await self.summary(),
+            brake=await self.brake_status(),
+            guard_held_since=self.held_since,
+            guard_detail="",
+            frozen=sum(p.reason == "epoch_ahead" for p in self.processors.values()),
+            away=len(self.homes),
+            away_since=min((since for _, since in self.homes.values()), default=None),
+            nodes=nodes,
+            total=_counted(every),
+            behind=_counted(behind),
+            processors=[p for group in placed.values() for p in group[: query.processors]],
+            placed={place: len(found) for (place, shadow), found in placed.items() if not shadow},
+            shadows={place: len(found) for (place, shadow), found in placed.items() if shadow},
+            moves=open_first[: query.moves],
+            more_moves=len(open_first) > query.moves,
+        )
+
+    def _node_picture(self, node: NodeView) -> NodePicture:
+        states = [p.state for p in self.processors.values() if p.node_name == node.name]
+        away = sum(home == node.name for home, _ in self.homes.values())
+        hosts = any(self.processors[key].node_name == node.name for key in self.homes)
+        moving = {
+            name for m in self.moves if m.ended_at is None for name in (m.from_node, m.to_node)
+        }
+        values = {
+            name: getattr(node, name)
+            for name in NodePicture.__dataclass_fields__
+            if name not in ("processors", "running", "away", "trouble")
+        }
+        if node.ready is None and not states and node.status == "decommissioned":
+            trouble = Trouble.GONE
+        elif (
+            node.health in ("suspect", "offline")
+            or not node.ready
+            or {*states} - {"running"}
+            or node.name in moving
+        ):
+            trouble = Trouble.TROUBLED
+        elif node.health in ("recovering", "quarantined") or node.cordoned or away or hosts:
+            trouble = Trouble.UNUSUAL
+        else:
+            trouble = Trouble.WELL
+        return NodePicture(
+            **values,
+            processors=len(states),
+            running=states.count("running"),
+            away=away,
+            trouble=trouble,
+        )
+
+    def _placed(
+        self, names: set[str | None]
+    ) -> dict[tuple[str | None, bool], list[ProcessorPicture]]:
+        found: dict[tuple[str | None, bool], list[ProcessorPicture]] = {}
+        for p in self.processors.values():
+            home, since = self.homes.get(p.id, (None, None))
+            places = [(p.node_name, False)]
+            if home is not None and home != p.node_name:
+                places.append((home, True))
+            for place, is_shadow in places:
+                if place in names:
+                    found.setdefault((place, is_shadow), []).append(
+                        ProcessorPicture(
+                            id=p.id,
+                            name=p.name,
+                            state=p.state,
+                            reason=p.reason,
+                            node_name=p.node_name,
+                            place=place,
+                            is_shadow=is_shadow,
+                            home=home,
+                            away_since=since,
+                            beat_at=p.last_health_check_at,
+                            checkpoint_at=self.checkpoints.get(p.id),
+                        )
+                    )
+        for group in found.values():
+            group.sort(key=lambda p: (p.state == "running", p.home is None, p.name or "~"))
+        return dict(sorted(found.items(), key=lambda kv: (kv[0][0] or "", kv[0][1])))
+
+
+def _counted(nodes: Sequence[NodePicture]) -> NodeCounts:
+    return NodeCounts(
+        nodes=len(nodes),
+        troubled=sum(node.trouble is Trouble.TROUBLED for node in nodes),
+        processors=sum(node.processors for node in nodes),
+        running=sum(node.running for node in nodes),
+    )
 
 
 def _page(found: Sequence[Any], key: Any, query: Any) -> tuple[list[Any], Position | None]:

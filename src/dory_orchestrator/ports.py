@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -1162,6 +1162,109 @@ class PauseStatus:
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureQuery:
+    """How much of the fleet is shown one by one: nodes behind the first `offset`, of each node
+    so many processors, and so many moves."""
+
+    nodes: int = 40
+    offset: int = 0
+    processors: int = 16
+    moves: int = 25
+
+
+class Trouble(IntEnum):
+    """How much a node deserves a look. Decommissioned ones that are gone come last."""
+
+    GONE = -1
+    WELL = 0
+    UNUSUAL = 1
+    """Recovering, quarantined, cordoned, left by processors of its own, or host of others."""
+    TROUBLED = 2
+    """Suspect, dead, not ready, in a move, or with processors that do not run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePicture:
+    """A node as the page shows it. `processors` are all on it, `running` those that run, `away`
+    those whose home it is and that live elsewhere. See NodeView for the rest."""
+
+    name: str
+    kind: str
+    ready: bool | None
+    cordoned: bool
+    cordon_cause: str | None
+    edge_node_id: UUID | None
+    organization_id: UUID | None
+    status: str | None
+    failover_enabled: bool | None
+    last_heartbeat_at: datetime | None
+    health: str | None
+    health_detail: str | None
+    utilisation: float | None
+    processors: int
+    running: int
+    away: int
+    trouble: Trouble
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorPicture:
+    """A processor as the page shows it, at its `place`: the node that it is on, None for no
+    place at all; with `is_shadow` the home that it is away from.
+
+    `beat_at` is its last health, `checkpoint_at` when its newest state was last confirmed.
+    """
+
+    id: UUID
+    name: str | None
+    state: str
+    reason: str
+    node_name: str | None
+    place: str | None
+    is_shadow: bool
+    home: str | None
+    away_since: datetime | None
+    beat_at: datetime | None
+    checkpoint_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCounts:
+    """So many nodes, and what is on them."""
+
+    nodes: int
+    troubled: int
+    processors: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetPicture:
+    """The fleet at one moment, as far as PictureQuery asks for it; the counts tell of the rest.
+
+    Nodes stand in the order of their trouble, then of their names. `behind` counts those after
+    the last that is given, `placed` and `shadows` tell how many
+    processors each place has. Of processors those that do not run stand first.
+    """
+
+    summary: FleetSummary
+    brake: BrakeStatus
+    guard_held_since: datetime | None
+    guard_detail: str
+    frozen: int
+    away: int
+    away_since: datetime | None
+    nodes: Sequence[NodePicture]
+    total: NodeCounts
+    behind: NodeCounts
+    processors: Sequence[ProcessorPicture]
+    placed: Mapping[str | None, int]
+    shadows: Mapping[str | None, int]
+    moves: Sequence[MoveView]
+    more_moves: bool
+
+
 class FleetViews(Protocol):
     """What operators see and decide.
 
@@ -1310,6 +1413,14 @@ class FleetViews(Protocol):
 
     async def summary(self) -> FleetSummary:
         """The fleet in a few numbers."""
+        ...
+
+    async def picture(self, query: PictureQuery) -> FleetPicture:
+        """The fleet as the page shows it."""
+        ...
+
+    async def picture_mark(self) -> str:
+        """A text that differs once the picture does, but for ages; far cheaper than it."""
         ...
 
     async def close(self) -> None:

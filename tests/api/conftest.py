@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from starlette.types import ASGIApp
 from tests.doubles import MemoryStore, Processor
 from tests.views_double import MemoryViews
 
@@ -16,6 +17,7 @@ from dory_orchestrator.api.edge import EdgeApi
 from dory_orchestrator.api.fleet import FleetApi
 from dory_orchestrator.api.group_commit import HeartbeatRecorder
 from dory_orchestrator.api.health import Health, database_check
+from dory_orchestrator.api.page.handlers import Page
 from dory_orchestrator.api.service import build
 from dory_orchestrator.metrics import Metrics
 
@@ -33,6 +35,8 @@ class Service:
     health: Health
     metrics: Metrics
     views: MemoryViews
+    page: Page
+    app: ASGIApp
 
     def processor(self, **values: object) -> UUID:
         key = uuid4()
@@ -72,10 +76,23 @@ async def service(
     operators = Tokens(operator_tokens)
     fleet = FleetApi(views, tokens=operators, cluster="local")
     asking = AskingApi(views, tokens=operators)
-    app = build(health=health, render_metrics=metrics.render, edge=edge, fleet=fleet, asking=asking)
+    page = Page(
+        views,
+        health=health,
+        operator_token=next(iter(operator_tokens), None),
+        cluster="local",
+    )
+    app = build(
+        health=health,
+        render_metrics=metrics.render,
+        edge=edge,
+        fleet=fleet,
+        asking=asking,
+        page=page,
+    )
     recording = asyncio.create_task(recorder.run())
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://orchestrator") as http:
-        yield Service(http, store, health, metrics, views)
+        yield Service(http, store, health, metrics, views, page, app)
     recorder.close()
     await recording

@@ -83,8 +83,16 @@ class FleetWorld(Protocol):
         """A move, under way without `outcome`; its id."""
         ...
 
-    async def link(self, processor_id: UUID, node: str, *, away: bool = False) -> None:
-        """It belongs to that edge node, and lives there unless it is `away`."""
+    async def send_away(self, processor_id: UUID, home: str, *, minutes: int = 0) -> None:
+        """It lives away from this edge node, which was added before."""
+        ...
+
+    async def checkpoint(self, processor_id: UUID, *, minutes: int = 0) -> None:
+        """Its newest state was confirmed then."""
+        ...
+
+    async def link(self, processor_id: UUID, node: str) -> None:
+        """It belongs to that edge node, and lives there."""
         ...
 
     async def fail(self, processor_id: UUID, failures: int, *, due_in_seconds: float) -> None:
@@ -245,12 +253,19 @@ class MemoryFleet:
             outcome=outcome,
             rto_seconds=29.5 if done else None,
             rpo_seconds=5.0 if done else None,
+            suspect_at=MOMENT - timedelta(seconds=10),
         )
         self.views.moves.append(found)
         return found.id
 
-    async def link(self, processor_id: UUID, node: str, *, away: bool = False) -> None:
-        (self.views.homes if away else self.views.links)[processor_id] = node
+    async def send_away(self, processor_id: UUID, home: str, *, minutes: int = 0) -> None:
+        self.views.homes[processor_id] = home, MOMENT + timedelta(minutes=minutes)
+
+    async def checkpoint(self, processor_id: UUID, *, minutes: int = 0) -> None:
+        self.views.checkpoints[processor_id] = MOMENT + timedelta(minutes=minutes)
+
+    async def link(self, processor_id: UUID, node: str) -> None:
+        self.views.links[processor_id] = node
 
     async def fail(self, processor_id: UUID, failures: int, *, due_in_seconds: float) -> None:
         self.views.failures[processor_id] = (failures, due_in_seconds)
@@ -447,8 +462,8 @@ class PostgresFleet:
         found: int = await self.connection.fetchval(
             "INSERT INTO orchestrator.moves (processor_id, kind, detail, from_node, to_node,"
             " edge_node_id, old_uid, epoch, began_at, last_alive_at, state_at, ended_at, outcome,"
-            " rto_seconds, rpo_seconds) VALUES ($1, $2, 'because', $3, $4, $5, 'uid', 2, $6, $7,"
-            " $8, $9, $10, $11, $12) RETURNING id",
+            " rto_seconds, rpo_seconds, suspect_at) VALUES ($1, $2, 'because', $3, $4, $5, 'uid', 2,"
+            " $6, $7, $8, $9, $10, $11, $12, $13) RETURNING id",
             processor_id,
             kind,
             from_node,
@@ -461,16 +476,35 @@ class PostgresFleet:
             outcome,
             29.5 if done else None,
             5.0 if done else None,
+            MOMENT - timedelta(seconds=10),
         )
         return found
 
-    async def link(self, processor_id: UUID, node: str, *, away: bool = False) -> None:
+    async def send_away(self, processor_id: UUID, home: str, *, minutes: int = 0) -> None:
+        await self.connection.execute(
+            "INSERT INTO edge_node_apps (edge_node_id, processor_id, status, updated_at)"
+            " SELECT id, $1, 'failed_over', $3 FROM edge_nodes WHERE name = $2",
+            processor_id,
+            home,
+            MOMENT + timedelta(minutes=minutes),
+        )
+
+    async def checkpoint(self, processor_id: UUID, *, minutes: int = 0) -> None:
+        await self.connection.execute(
+            "INSERT INTO orchestrator.checkpoints (processor_id, epoch, incarnation, pod_uid,"
+            " pod_name, captured_at, confirmed_at, sha256, size_bytes, body)"
+            " VALUES ($1, 1, $2, 'uid', 'pod', 0, $3, '', 0, '')",
+            processor_id,
+            minutes,
+            MOMENT + timedelta(minutes=minutes),
+        )
+
+    async def link(self, processor_id: UUID, node: str) -> None:
         await self.connection.execute(
             "INSERT INTO edge_node_apps (edge_node_id, processor_id, status)"
-            " SELECT id, $1, $3 FROM edge_nodes WHERE name = $2",
+            " SELECT id, $1, 'active' FROM edge_nodes WHERE name = $2",
             processor_id,
             node,
-            "failed_over" if away else "active",
         )
 
     async def fail(self, processor_id: UUID, failures: int, *, due_in_seconds: float) -> None:

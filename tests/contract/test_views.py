@@ -542,6 +542,7 @@ class TestMoves:
             outcome="done",
             rto_seconds=29.5,
             rpo_seconds=5.0,
+            suspect_at=MOMENT - timedelta(seconds=10),
         )
 
     async def test_one_under_way_of_a_processor_that_is_gone(self, world):
@@ -681,7 +682,7 @@ class TestOrders:
 
     async def test_who_is_away_goes_home_or_stays_away(self, world):
         key = await self.at_home(world)
-        await world.link(key, "edge-1", away=True)
+        await world.send_away(key, "edge-1")
         said = await world.views.order(key, OrderKind.FAILOVER, "stay", "eva")
         assert said.startswith("it stays away from edge-1")
         with pytest.raises(OperatorRefused, match="away from edge-1 already"):
@@ -713,7 +714,7 @@ class TestOrders:
     async def test_a_home_that_is_not_well(self, world):
         await world.add_node("edge-1", kind="edge", organization_id=ORGANIZATION, health="offline")
         key = await world.add_processor("a", state="running")
-        await world.link(key, "edge-1", away=True)
+        await world.send_away(key, "edge-1")
         with pytest.raises(OperatorRefused, match=r"not well \(offline\)"):
             await world.views.order(key, OrderKind.FAILBACK, "x", "eva")
         await world.views.cordon("edge-1", None, "x", "eva")

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dory_orchestrator.api.asgi import SingleSlashes, handlers
@@ -69,6 +69,7 @@ from dory_orchestrator.api.fleet_bodies import (
 )
 from dory_orchestrator.api.health import Health
 from dory_orchestrator.api.openapi import Operation, describe, document_response, page_response
+from dory_orchestrator.api.page.handlers import Page
 from dory_orchestrator.api.streams import EVENT_STREAM, JSON_LINES
 from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.metrics import CONTENT_TYPE
@@ -95,8 +96,9 @@ def build(
     edge: EdgeApi | None,
     fleet: FleetApi | None = None,
     asking: AskingApi | None = None,
+    page: Page | None = None,
 ) -> ASGIApp:
-    """The ASGI application. Without `edge`, `fleet` and `asking` it serves probes and metrics only.
+    """The ASGI application. Without the rest it serves probes and metrics only.
 
     Heartbeats stand first: the router tries one path after the other.
     """
@@ -107,9 +109,10 @@ def build(
         *(_asking(asking) if asking is not None else ()),
     ]
     document = describe([operation for operation, _ in table])
-    routes = [_route(operation, handler) for operation, handler in table]
+    routes: list[BaseRoute] = [_route(operation, handler) for operation, handler in table]
     routes += [_get("/openapi.json", lambda: document_response(document))]
     routes += [_get("/docs", lambda: page_response(document))]
+    routes += page.routes() if page is not None else ()
     app = Starlette(routes=routes, exception_handlers=handlers())
     app.router.redirect_slashes = False
     return SingleSlashes(app)

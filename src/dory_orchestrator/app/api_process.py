@@ -14,6 +14,7 @@ from dory_orchestrator.api.edge import EdgeApi
 from dory_orchestrator.api.fleet import FleetApi
 from dory_orchestrator.api.group_commit import GroupCommitLimits, HeartbeatRecorder
 from dory_orchestrator.api.health import Check, Health, database_check
+from dory_orchestrator.api.page.handlers import Page
 from dory_orchestrator.api.protocol import Connections
 from dory_orchestrator.api.server import Server, allow_connections, make_server, url_of
 from dory_orchestrator.api.service import build
@@ -145,6 +146,7 @@ class ApiProcess:
         self._add_checks()
         self.operators = self._operator_tokens()
         self.fleet = FleetApi(self.views, tokens=self.operators, cluster=settings.cluster)
+        self.page = self._make_page()
         self.server = self._make_server(Tokens(tokens), canary_beat)
 
     def _add_checks(self) -> None:
@@ -177,6 +179,7 @@ class ApiProcess:
             edge=edge,
             fleet=self.fleet,
             asking=AskingApi(self.views, tokens=self.operators),
+            page=self.page,
         )
         shared = Connections(
             metrics=self.metrics,
@@ -190,6 +193,15 @@ class ApiProcess:
         if token is None:
             _log.warning("everyone may change the fleet: DORY_OPERATOR_TOKEN is not set")
         return Tokens(() if token is None else (token.get_secret_value(),))
+
+    def _make_page(self) -> Page:
+        token = self.settings.operator_token
+        return Page(
+            self.views,
+            health=self.health,
+            operator_token=None if token is None else token.get_secret_value(),
+            cluster=self.settings.cluster,
+        )
 
     def render_metrics(self) -> bytes:
         """Both processes' metrics as one text."""
@@ -277,6 +289,7 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
             process.server.config.timeout_graceful_shutdown = _ORPHAN_GRACE_SECONDS
         else:
             await asyncio.sleep(settings.shutdown_delay)
+        process.page.close()
         with process.metrics.shutdown_duration.labels("http").time():
             process.server.should_exit = True
             await serving

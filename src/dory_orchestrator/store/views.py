@@ -20,6 +20,7 @@ from dory_orchestrator.ports import (
     EventPage,
     EventQuery,
     EventView,
+    FleetPicture,
     FleetSummary,
     GuardStatus,
     HeldProcessor,
@@ -33,6 +34,7 @@ from dory_orchestrator.ports import (
     NotKnown,
     OperatorRefused,
     PauseStatus,
+    PictureQuery,
     Position,
     ProcessorPage,
     ProcessorQuery,
@@ -42,6 +44,7 @@ from dory_orchestrator.ports import (
     SuspectNode,
 )
 from dory_orchestrator.store.connections import Connection, Guard, Pool
+from dory_orchestrator.store.picture import read_map, read_mark
 from dory_orchestrator.store.queries import load
 from dory_orchestrator.store.webhooks import WebhookViews
 
@@ -374,11 +377,36 @@ class PostgresViews(WebhookViews):
     async def summary(self) -> FleetSummary:
         """See FleetViews."""
 
-        async def work(connection: Connection) -> Any:
-            return await connection.fetchrow(_QUERIES["summary"])
+        return await self._read("fleet_summary", _summary)
 
-        row = dict(await self._read("fleet_summary", work))
-        return FleetSummary(**{**row, "states": json.loads(row["states"])})
+    async def picture(self, query: PictureQuery) -> FleetPicture:
+        """See FleetViews. All of it is of one moment."""
+
+        async def work(connection: Connection) -> FleetPicture:
+            guard = await connection.fetchrow(_QUERIES["guard"])
+            # Those under way first: an old one may still wait for a place.
+            moves = [
+                MoveView(**row)
+                for under_way in (True, False)
+                for row in await connection.fetch(
+                    _QUERIES["list_moves"], query.moves + 1, *[None] * 4, under_way, None
+                )
+            ]
+            return FleetPicture(
+                summary=await _summary(connection),
+                brake=await _brake_status(connection),
+                guard_held_since=guard["held_since"],
+                guard_detail=guard["detail"],
+                moves=moves[: query.moves],
+                more_moves=len(moves) > query.moves,
+                **await read_map(connection, query),
+            )
+
+        return await self._read("fleet_picture", work)
+
+    async def picture_mark(self) -> str:
+        """See FleetViews."""
+        return await self._read("fleet_picture_mark", read_mark)
 
     async def _read(
         self,
@@ -412,6 +440,11 @@ class PostgresViews(WebhookViews):
             )
         finally:
             self._waiting -= 1
+
+
+async def _summary(connection: Connection) -> FleetSummary:
+    row = dict(await connection.fetchrow(_QUERIES["summary"]))
+    return FleetSummary(**{**row, "states": json.loads(row["states"])})
 
 
 async def _settled(connection: Connection) -> int | None:
