@@ -85,7 +85,7 @@ class Pictures:
     async def latest(self) -> Frame:
         """A frame that is at most as old as the time between two looks. All who ask at the same
         time share one look."""
-        if self._frame is not None and time.monotonic() - self._looked_at < LOOK_SECONDS:
+        if self._frame is not None and asyncio.get_running_loop().time() - self._looked_at < LOOK_SECONDS:
             return self._frame
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
@@ -110,7 +110,7 @@ class Pictures:
 
     def _begin(self) -> None:
         """What was seen when somebody looked last is told to nobody as what is now."""
-        if time.monotonic() - self._looked_at > 2 * LOOK_SECONDS:
+        if asyncio.get_running_loop().time() - self._looked_at > 2 * LOOK_SECONDS:
             self._frame = None
         self._watching = asyncio.create_task(self._watch())
         self._watching.add_done_callback(self._ended)
@@ -146,7 +146,7 @@ class Pictures:
             return self._frame
         finally:
             self._looking = None
-            self._looked_at = time.monotonic()
+            self._looked_at = asyncio.get_running_loop().time()
 
     async def _could_read(self) -> bool:
         try:
@@ -161,7 +161,7 @@ class Pictures:
         try:
             async with asyncio.timeout(_READ_SECONDS_MAX):
                 mark = await self._views.picture_mark()
-                is_fresh = time.monotonic() - self._read_at < _REFRESH_SECONDS
+                is_fresh = asyncio.get_running_loop().time() - self._read_at < _REFRESH_SECONDS
                 if mark == self._mark and is_fresh:
                     return
                 picture = await self._views.picture(PictureQuery())
@@ -173,7 +173,7 @@ class Pictures:
             picture.moves, picture.summary.at, more=picture.more_moves, filters={}
         )
         self._sections = {"map": drawn, "moves": moves}
-        self._picture, self._mark, self._read_at = picture, mark, time.monotonic()
+        self._picture, self._mark, self._read_at = picture, mark, asyncio.get_running_loop().time()
 
     def _show(self, health: Mapping[str, Checked], *, is_broken: bool) -> None:
         """Make it the frame, if it differs from the one before."""
