@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run demo kube check fix pages test unit acceptance bench soak
+.PHONY: help setup lock run demo kube check fix pages test unit acceptance bench soak screenshots
 
 PYTHON ?= python3
 
@@ -63,7 +63,10 @@ pages: setup ## Write anew what is made from the code: docs/metrics.md, docs/ope
 	.venv/bin/python -m tests.api.openapi_page
 
 bench: setup ## What heartbeats and reconciliation cost, as ratios measured in one run (needs wrk)
-	@status=0; for name in heartbeats reconcile listing failover; do .venv/bin/python -m benchmarks.$$name || status=1; done; exit $$status
+	@status=0; for name in heartbeats reconcile listing page failover; do .venv/bin/python -m benchmarks.$$name || status=1; done; exit $$status
 
 soak: setup ## Simulate a million node-hours with fresh seeds (about two hours on two idle cores)
 	.venv/bin/python -m dory_orchestrator.sim.soak
+
+screenshots: setup ## Take the pictures of the page in docs/images (needs /usr/bin/chromium)
+	.venv/bin/python -m tests.browser.screenshots

@@ -416,6 +416,8 @@ class TestDecidingWhenAllMay:
             {"sec-fetch-site": "same-site"},
             {"origin": "http://elsewhere"},
             {"origin": "null"},
+            {"origin": "null", "sec-fetch-site": "none"},
+            {"origin": "http://elsewhere", "sec-fetch-site": "same-origin"},
         ],
     )
     async def test_pages_of_others_may_not(self, service, fleet, headers):
@@ -426,9 +428,10 @@ class TestDecidingWhenAllMay:
 
     async def test_our_own_may(self, service, fleet):
         form = {"for_seconds": "600", "reason": "x", "by": "eva"}
-        own = {"sec-fetch-site": "same-origin", "origin": "http://orchestrator"}
-        answer = await post(service, "/page/decide/brake-override", form, **own)
-        assert answer.status_code == 200
+        for origin in ("http://orchestrator", "null"):
+            own = {"sec-fetch-site": "same-origin", "origin": origin}
+            answer = await post(service, "/page/decide/brake-override", form, **own)
+            assert answer.status_code == 200
 
     async def test_a_form_too_large(self, service):
         answer = await post(service, "/page/decide/cordon", {"reason": "x" * 70_000})

@@ -350,10 +350,12 @@ class Page:
 
     def _check_origin(self, request: Request) -> None:
         """As in the fleet API: a page that an operator's browser shows must not decide."""
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            raise Refused(403, "Pages of other sites may not change the fleet.")
-        origin = request.headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        is_ours = origin is None or origin.partition("://")[2] == request.headers.get("host")
+        # Our own forms name no origin either: the page lets no address out (referrer-policy).
+        if origin == "null":
+            is_ours = site == "same-origin"
+        if not is_ours or site not in (None, "none", "same-origin"):
             raise Refused(403, "Pages of other sites may not change the fleet.")
 
     # Answers
