@@ -236,7 +236,7 @@ async def _viewer(stream: Stream, leave: asyncio.Event) -> None:
     async def send(_message: Any) -> None:
         await asyncio.sleep(0)
 
-    await stream({"type": "http", "headers": []}, receive, send)
+    await stream({"type": "http", "method": "GET", "headers": []}, receive, send)
 
 
 async def _longest_block() -> float:

@@ -736,6 +736,11 @@ class TestStream:
             stream.forget()
             await stream.until("No processor is desired.", 5)
 
+    async def test_of_its_headers_alone_there_is_an_end(self, service, fleet):
+        answer = await service.http.head("/live")
+        assert (answer.status_code, answer.text) == (200, "")
+        assert service.page.pictures.viewers == 0
+
     async def test_at_the_end_of_the_service(self, service, fleet):
         async with streaming(service) as stream:
             await stream.until("event: moves")

@@ -156,6 +156,15 @@ EARLIER = NOW - timedelta(minutes=28, seconds=30)
             "trouble",
         ),
         (
+            {
+                "brake": brake(engaged=True, population_count=3, **suspects(*["offline"] * 3)),
+                "guard_held_since": EARLIER,
+            },
+            "The brake holds: 3 of 3 edge nodes look dead; nothing is moved."
+            " The deletion guard holds too.",
+            "trouble",
+        ),
+        (
             {"brake": brake(override_until=NOW + timedelta(minutes=10))},
             "All 8 processors run. The brake is overridden until 14:12 UTC.",
             "notice",

@@ -7,6 +7,7 @@ import struct
 import sys
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,51 @@ def _take(browser: Browser, fleet: Fleet, name: str, options: dict[str, Any]) ->
 
 
 def _compressed(png: bytes) -> bytes:
-    """The same picture, smaller: the browser is in a hurry when it writes one."""
-    chunks, at, data = [], 8, b""
-    while at < len(png):
-        (length,) = struct.unpack_from(">I", png, at)
-        kind, body = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
-        at += 12 + length
+    """The same picture, smaller: of flat areas and text, rows as they are compress best."""
+    chunks, data = [], b""
+    for kind, body in _chunks(png):
         if kind == b"IDAT":
             data += body
         else:
             chunks.append((kind, body))
-    chunks.insert(-1, (b"IDAT", zlib.compress(zlib.decompress(data), 9)))
+    width, _height, depth, colours = struct.unpack_from(">IIBB", chunks[0][1])
+    assert (depth, colours) == (8, 2), "eight bits of red, green and blue each"
+    rows = _unfiltered(zlib.decompress(data), width * 3)
+    chunks.insert(-1, (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows), 9)))
     return png[:8] + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     )
+
+
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 8
+    while at < len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        yield png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def _unfiltered(data: bytes, width: int) -> Iterator[bytes]:
+    """Rows of so many bytes, three a pixel (PNG specification, section 9)."""
+    above = bytes(width)
+    for at in range(0, len(data), width + 1):
+        kind, row = data[at], bytearray(data[at + 1 : at + 1 + width])
+        if kind:
+            for x in range(width):
+                left, corner = (row[x - 3], above[x - 3]) if x >= 3 else (0, 0)
+                row[x] = (row[x] + _guess(kind, left, above[x], corner)) & 0xFF
+        above = bytes(row)
+        yield above
+
+
+def _guess(kind: int, left: int, above: int, corner: int) -> int:
+    if kind < 3:
+        return left if kind == 1 else above
+    if kind == 3:
+        return (left + above) // 2
+    near = left + above - corner
+    return min((left, above, corner), key=lambda one: abs(near - one))
 
 
 if __name__ == "__main__":

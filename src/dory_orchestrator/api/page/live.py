@@ -85,7 +85,10 @@ class Pictures:
     async def latest(self) -> Frame:
         """A frame that is at most as old as the time between two looks. All who ask at the same
         time share one look."""
-        if self._frame is not None and asyncio.get_running_loop().time() - self._looked_at < LOOK_SECONDS:
+        if (
+            self._frame is not None
+            and asyncio.get_running_loop().time() - self._looked_at < LOOK_SECONDS
+        ):
             return self._frame
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
@@ -213,6 +216,9 @@ class Stream:
                 await refusal(scope, receive, send)
                 return
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
             await send(_piece(f"retry: {_RETRY_MILLISECONDS}\n\n".encode()))
             gone = asyncio.create_task(_until_gone(receive))
             try:

@@ -111,6 +111,8 @@ def _running(picture: FleetPicture) -> tuple[str, Tone]:
 
 def _others(picture: FleetPicture, now: datetime) -> Iterator[str]:
     brake = picture.brake
+    if brake.engaged and picture.summary.current and picture.guard_held_since is not None:
+        yield "The deletion guard holds too."
     if not brake.engaged:
         yield from _doubtful_nodes(brake.nodes, brake.nodes_count)
     if picture.away:
