@@ -47,9 +47,6 @@ def test_everything_stands_there(open_tab, fleet: Fleet) -> None:
     expect(page.locator("article.node")).to_have_count(4)
     expect(page.locator("table.processors tbody tr")).to_have_count(8)
     live(page)
-    beat = page.locator("article.node .facts .age").first
-    before = float(beat.get_attribute("data-at") or 0)
-    expect(beat).not_to_have_attribute("data-at", str(before))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -98,7 +95,8 @@ def test_by_keyboard_alone(open_tab, fleet: Fleet) -> None:
             break
     expect(target).to_be_focused()
     # It is drawn anew all the while.
-    page.wait_for_timeout(6500)
+    beat = page.locator("article.node .facts .age").first
+    expect(beat).not_to_have_attribute("data-at", beat.get_attribute("data-at") or "")
     expect(target).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#details-title")).to_be_focused()
@@ -216,7 +214,6 @@ def test_a_stream_that_breaks_and_comes_back(open_tab, fleet: Fleet) -> None:
     fleet.signal_api(signal.SIGKILL)
     expect(page.locator("#stream")).to_contain_text("The connection broke at")
     expect(page.locator("#stream")).to_contain_text("The connection is back", timeout=30_000)
-    expect(page.locator("#stream")).to_be_hidden()
     expect(page.locator("#sentence")).to_contain_text("All 8 processors run.")
 
 
