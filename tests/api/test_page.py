@@ -16,9 +16,8 @@ import pytest
 from tests.api.conftest import Service
 from tests.contract.fleet_worlds import MemoryFleet
 
-from dory_orchestrator.api.page import live
 from dory_orchestrator.api.page.decisions import DECISIONS
-from dory_orchestrator.api.page.live import VIEWERS_MAX, event
+from dory_orchestrator.api.page.live import LOOK_SECONDS, VIEWERS_MAX, event
 from dory_orchestrator.api.page.sessions import (
     FAILURES_MAX,
     SESSION_SECONDS,
@@ -546,8 +545,7 @@ class TestSessions:
         assert sessions.begin() != sessions.begin()
 
     async def test_of_many_addresses_the_latest_are_remembered(self):
-        attempts = Attempts(lambda: 0.0)
-        attempts._wait = no_wait  # type: ignore[method-assign]
+        attempts = Attempts(lambda: 0.0, penalty_seconds=0.0)
         for number in range(1100):
             async with attempts.one(str(number)) as fail:
                 fail()
@@ -560,10 +558,6 @@ class TestSessions:
                 pass
         async with attempts.one("another"):
             pass
-
-
-async def no_wait() -> None:
-    """Takes no time."""
 
 
 # The stream ----------------------------------------------------------------------------------
@@ -772,11 +766,12 @@ async def test_many_look_at_once(service, fleet):
     assert service.views.pictures == 1
 
 
-async def test_an_old_frame_is_not_shown(service, fleet, monkeypatch):
-    monkeypatch.setattr(live, "LOOK_SECONDS", 0.0)
+@pytest.mark.looptime
+async def test_an_old_frame_is_not_shown(service, fleet):
     key = await fleet.add_processor("a", state="running", key=UUID(int=1))
     assert "The only processor runs." in await text_of(service, "/")
     service.views.processors[key] = replace(service.views.processors[key], state="error")
+    await asyncio.sleep(LOOK_SECONDS)
     assert "0 of 1 processors run: 1 error." in await text_of(service, "/")
 
 

@@ -11,7 +11,6 @@ import pytest
 from tests.contract.fleet_worlds import MemoryFleet
 
 from dory_orchestrator.api.health import Health
-from dory_orchestrator.api.page import live
 from dory_orchestrator.api.page.handlers import Page
 from dory_orchestrator.api.protocol import Connections
 from dory_orchestrator.api.server import listen, make_server
@@ -28,7 +27,7 @@ async def served(fleet: MemoryFleet) -> AsyncIterator[tuple[Page, int, Callable[
     """The page, its port, and how to end the server; waits for its end, for two seconds."""
     metrics = Metrics()
     health = Health(metrics)
-    page = Page(fleet.views, health=health, operator_token=None, cluster="local")
+    page = Page(fleet.views, health=health, operator_token=None, cluster="local", look_seconds=0.02)
     app = build(health=health, render_metrics=metrics.render, edge=None, page=page)
     shared = Connections(metrics, read_seconds=READ_SECONDS)
     server = make_server(app, shared=shared, keep_alive_seconds=75)
@@ -75,9 +74,8 @@ async def test_the_service_ends_at_once_whoever_looks():
         await until(lambda: page.pictures.viewers == 0)
 
 
-async def test_who_does_not_read_is_let_go(monkeypatch):
+async def test_who_does_not_read_is_let_go():
     """It costs the latest frame, and only until the server gives up on it."""
-    monkeypatch.setattr(live, "LOOK_SECONDS", 0.02)
     fleet = MemoryFleet()
     for number in range(400):
         node = f"n{number % 40}"

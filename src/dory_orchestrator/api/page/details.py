@@ -1,6 +1,6 @@
 """What a click shows: a processor, a node or a move, with what happened to it and why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -89,7 +89,7 @@ async def move(views: FleetViews, number: int) -> dict[str, Any] | None:
 async def explanation_of_processor(
     _views: FleetViews,
     one: ProcessorView | None,
-    events: Any,
+    events: Sequence[EventView],
     *,
     current: bool,
     key: UUID | None = None,
@@ -107,7 +107,7 @@ async def explanation_of_processor(
 
 
 async def explanation_of_node(
-    _views: FleetViews, one: NodeView, events: Any, *, current: bool
+    _views: FleetViews, one: NodeView, events: Sequence[EventView], *, current: bool
 ) -> dict[str, Any]:
     """The values of `explanation.html`, of how the node was judged last."""
     judged = one.health is not None

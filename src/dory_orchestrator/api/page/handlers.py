@@ -16,7 +16,7 @@ from dory_orchestrator.api.bodies import BodyError
 from dory_orchestrator.api.health import Health
 from dory_orchestrator.api.page import details
 from dory_orchestrator.api.page.decisions import DECISIONS, Decision
-from dory_orchestrator.api.page.live import Pictures, Stream
+from dory_orchestrator.api.page.live import LOOK_SECONDS, Pictures, Stream
 from dory_orchestrator.api.page.rendering import Renderer
 from dory_orchestrator.api.page.sessions import (
     COOKIE,
@@ -76,14 +76,20 @@ class Page:
     """The page. `operator_token` is None when everyone may decide."""
 
     def __init__(
-        self, views: FleetViews, *, health: Health, operator_token: str | None, cluster: str
+        self,
+        views: FleetViews,
+        *,
+        health: Health,
+        operator_token: str | None,
+        cluster: str,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._views = views
         self._static = StaticFiles()
         self._renderer = Renderer(self._static.urls, cluster)
         self._sessions = Sessions(operator_token)
         self._attempts = Attempts()
-        self.pictures = Pictures(views, health, self._renderer)
+        self.pictures = Pictures(views, health, self._renderer, look_seconds)
         self._reading = 0
 
     def close(self) -> None:
@@ -294,7 +300,7 @@ class Page:
         names = [field.name for field in decision.fields]
         values = {
             "decision": decision,
-            "given": {name: given.get(name, "") for name in ("by", "node", *names)},
+            "given": {name: given.get(name, "") for name in ("by", *names)},
             "counts": _counts(given.get("groups", "")),
             "problem": problem,
             "csrf": "" if self._sessions.open else self._sessions.form_token(session),

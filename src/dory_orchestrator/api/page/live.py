@@ -55,14 +55,17 @@ class Frame:
 class Pictures:
     """The latest frame, and who waits for the next."""
 
-    def __init__(self, views: FleetViews, health: Health, renderer: Renderer) -> None:
+    def __init__(
+        self, views: FleetViews, health: Health, renderer: Renderer, look_seconds: float
+    ) -> None:
         self._views = views
         self._health = health
         self._renderer = renderer
+        self._look_seconds = look_seconds
         self._picture: FleetPicture | None = None
         self._mark: str | None = None
         self._read_at = -_REFRESH_SECONDS
-        self._looked_at = -LOOK_SECONDS
+        self._looked_at = -look_seconds
         self._sections = {"map": "", "moves": ""}
         self._frame: Frame | None = None
         self._number = 0
@@ -87,7 +90,7 @@ class Pictures:
         time share one look."""
         if (
             self._frame is not None
-            and asyncio.get_running_loop().time() - self._looked_at < LOOK_SECONDS
+            and asyncio.get_running_loop().time() - self._looked_at < self._look_seconds
         ):
             return self._frame
         if self._looking is None:
@@ -113,7 +116,7 @@ class Pictures:
 
     def _begin(self) -> None:
         """What was seen when somebody looked last is told to nobody as what is now."""
-        if asyncio.get_running_loop().time() - self._looked_at > 2 * LOOK_SECONDS:
+        if asyncio.get_running_loop().time() - self._looked_at > 2 * self._look_seconds:
             self._frame = None
         self._watching = asyncio.create_task(self._watch())
         self._watching.add_done_callback(self._ended)
@@ -138,7 +141,7 @@ class Pictures:
     async def _watch(self) -> None:
         while True:
             await self.latest()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(self._look_seconds)
 
     async def _look(self) -> Frame:
         checking = asyncio.create_task(self._health.check())
@@ -155,7 +158,8 @@ class Pictures:
         try:
             await self._read()
         except StoreError as error:
-            _log.warning("the page cannot read the fleet", error=str(error))
+            if self._frame is None or not self._frame.is_broken:
+                _log.warning("the page cannot read the fleet", error=str(error))
             return False
         return True
 

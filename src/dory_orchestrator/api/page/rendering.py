@@ -67,6 +67,7 @@ class Renderer:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,
             finalize=_visible,
         )
         self._environment.globals.update(
@@ -80,6 +81,10 @@ class Renderer:
         self._environment.filters.update(
             seconds=seconds, age=_age, iso=_iso, cost=cost, query=_query, key=key_of, clock=clock
         )
+
+        # Compiled at start: the first reader would hold up heartbeats.
+        for name in self._environment.list_templates(extensions=["html"]):
+            self._environment.get_template(name)
 
     def render(self, template: str, **values: Any) -> str:
         """A template with these values."""

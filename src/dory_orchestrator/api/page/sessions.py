@@ -15,7 +15,7 @@ SESSION_SECONDS = 12 * 3600
 FAILURES_MAX = 5
 FAILURE_SECONDS = 60.0
 _ADDRESSES_MAX = 1024
-_PENALTY_SECONDS = 1.0
+PENALTY_SECONDS = 1.0
 _PENALTIES_MAX = 8
 _CLOCKS_DIFFER_SECONDS = 300
 
@@ -80,8 +80,13 @@ class Attempts:
     """Slows down who guesses: a wrong token is answered a second late, and after five within a
     minute the address is not listened to. Behind a proxy all have one address."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        penalty_seconds: float = PENALTY_SECONDS,
+    ) -> None:
         self._clock = clock
+        self._penalty_seconds = penalty_seconds
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
         self._penalties = 0
 
@@ -107,6 +112,6 @@ class Attempts:
     async def _wait(self) -> None:
         self._penalties += 1
         try:
-            await asyncio.sleep(_PENALTY_SECONDS)
+            await asyncio.sleep(self._penalty_seconds)
         finally:
             self._penalties -= 1
