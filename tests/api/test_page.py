@@ -766,6 +766,18 @@ async def test_many_look_at_once(service, fleet):
     assert service.views.pictures == 1
 
 
+async def test_so_many_wait_for_the_database_and_no_more(service, fleet):
+    service.views.hold = asyncio.Event()
+    waiting = [asyncio.create_task(service.http.get("/page/map")) for _ in range(8)]
+    await asyncio.sleep(0)
+    answer = await service.http.get("/page/map")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert "Too many look at once." in answer.text
+    service.views.hold.set()
+    assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+    assert (await service.http.get("/page/map")).status_code == 200
+
+
 @pytest.mark.looptime
 async def test_an_old_frame_is_not_shown(service, fleet):
     key = await fleet.add_processor("a", state="running", key=UUID(int=1))
