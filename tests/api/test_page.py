@@ -15,6 +15,7 @@ import httpx
 import pytest
 from tests.api.conftest import Service
 from tests.contract.fleet_worlds import MemoryFleet
+from tests.leader_double import ONE, a_leader
 
 from dory_orchestrator.api.page.decisions import DECISIONS
 from dory_orchestrator.api.page.live import LOOK_SECONDS, VIEWERS_MAX, event
@@ -29,7 +30,10 @@ from dory_orchestrator.ports import StoreTimeout, StoreUnavailable
 
 TOKEN = "the operators' secret".replace(" ", "-")
 HTMX = {"HX-Request": "true"}
-READS = ("/", "/page/map", "/page/moves", "/page/processors", "/page/brake", "/page/guard")
+READS = (
+    *("/", "/page/map", "/page/moves", "/page/processors", "/page/brake", "/page/guard"),
+    *("/page/pause", "/page/plan"),
+)
 
 
 @pytest.fixture
@@ -237,6 +241,7 @@ class TestDetails:
                 {"node": "cloud-1", "chosen": True, "why_not": None},
                 {"node": "cloud-2", "chosen": False, "why_not": "less_utilised"},
             ],
+            "other_candidates": {"selector": 7},
         }
         told = {"kind": "failover", "reason": "node_dead", "detail": "", "at": datetime.now(UTC)}
         html = service.page._renderer.render(
@@ -249,6 +254,7 @@ class TestDetails:
                 "id": "1",
                 "name": "a",
                 "decision": decision,
+                "because": [{"subject": "node", "name": "edge-1", "decision": decision}],
                 "events": [{**told, "processor_name": "a", "explanation": decision}],
             },
         )
@@ -259,6 +265,52 @@ class TestDetails:
         assert "less utilised" in text
         assert "&lt;b&gt;it" in html
         assert html.count("<summary>Why") == 1
+        assert "Because of node edge-1: moving" in text
+        assert "7 more selector" in text
+
+    async def test_the_leader_explains_a_processor_and_a_node(self, service, fleet):
+        service.views.answer = a_leader()
+        await fleet.add_processor("a", key=ONE, state="running", node="edge-1")
+        await fleet.add_node("edge-1", kind="edge", organization_id=uuid4())
+        text = plain(await text_of(service, f"/page/processor?id={ONE}"))
+        assert "Is its pod ready? ready ✓ yes" in text
+        assert "Because of node edge-1: online" in text
+        text = plain(await text_of(service, "/page/node?name=edge-1"))
+        assert "What if it died now?" in text
+
+    async def test_without_a_leader_what_was_found_last_is_told(self, service, fleet):
+        service.views.leader = None
+        key = await fleet.add_processor("a", state="error", reason="no_active_version")
+        text = plain(await text_of(service, f"/page/processor?id={key}"))
+        assert "This was found earlier: no leader looks at it now." in text
+        assert "no active version" in text
+
+    async def test_a_move_says_why_it_began(self, service, fleet):
+        key = await fleet.add_processor("a", state="running")
+        number = await fleet.move(key, to_node="cloud-1", outcome="done")
+        told: dict[str, Any] = {
+            "outcome": "failover",
+            "reason": "node_dead",
+            "detail": "because it is dead",
+        }
+        told |= {"facts": {}, "rules": [], "candidates": [], "other_candidates": {}}
+        at = service.views.moves[0].began_at
+        await fleet.tell("failover", "node_dead", processor_id=key, explanation=told, at=at)
+        text = plain(await text_of(service, f"/page/move?id={number}"))
+        assert "because it is dead" in text
+
+    async def test_what_is_done_next(self, service, fleet):
+        assert "No leader answers" in await text_of(service, "/page/plan")
+        service.views.answer = a_leader()
+        assert "Nothing is to be done now" in await text_of(service, "/page/plan")
+
+    async def test_what_if_a_node_died(self, service, fleet):
+        assert "No leader answers" in await text_of(service, "/page/what-if?node=edge-1")
+        service.views.answer = a_leader()
+        text = plain(await text_of(service, "/page/what-if?node=edge-1"))
+        assert "✓ Safe : 2 would move" in text
+        assert "move to cloud-1" in text
+        await text_of(service, "/page/what-if?node=nowhere", 404)
 
 
 HOSTILE = "<script>alert(1)</script>\"' onload=x\r\nevent: top\n\x1b[0m\u202e&"
@@ -341,6 +393,32 @@ async def post(service: Service, path: str, form: dict[str, str], **headers: str
 
 
 class TestDecidingWhenAllMay:
+    async def test_a_pause_and_its_end(self, service, fleet):
+        assert "Nothing is paused" in await text_of(service, "/page/pause")
+        form = {"for_seconds": "1800", "reason": "the network is rebuilt", "by": "eva"}
+        answer = await post(service, "/page/decide/pause", form)
+        assert "Heartbeats go on" in answer.text
+        text = plain(await text_of(service, "/page/pause"))
+        assert "Everything is paused by eva until" in text
+        assert (await post(service, "/page/decide/pause-end", {"by": "eva"})).status_code == 200
+        answer = await post(service, "/page/decide/pause-end", {"by": "eva"})
+        assert (answer.status_code, "nothing is paused" in answer.text) == (409, True)
+
+    async def test_a_processor_is_sent_away_and_home(self, service, fleet):
+        await fleet.add_node("edge-1", kind="edge", organization_id=uuid4(), health="online")
+        await fleet.add_node("cloud-1", kind="application")
+        key = await fleet.add_processor("a", state="running", node="edge-1")
+        await fleet.link(key, "edge-1")
+        page = await text_of(service, f"/page/processor?id={key}")
+        assert f"/page/decide/failover?processor={key}" in page
+        form = {"processor": str(key), "reason": "clean", "by": "eva"}
+        answer = await post(service, "/page/decide/failover", form)
+        assert "It leaves edge-1 with its state" in answer.text
+        answer = await post(service, "/page/decide/failback", form)
+        assert "stays at home" in answer.text
+        answer = await post(service, "/page/decide/retry", form)
+        assert (answer.status_code, "nothing of it waits" in answer.text) == (409, True)
+
     async def test_cordon_and_back(self, service, fleet):
         organization = uuid4()
         await fleet.add_node("edge-1", kind="edge", organization_id=organization)

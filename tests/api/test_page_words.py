@@ -52,6 +52,10 @@ def summary(**values: Any) -> FleetSummary:
         "guard_held": False,
         "brake_engaged": False,
         "moves_open": 0,
+        "away": 0,
+        "pause_until": None,
+        "pause_by": None,
+        "pause_reason": None,
     }
     return FleetSummary(**blank | values)
 
@@ -124,6 +128,11 @@ EARLIER = NOW - timedelta(minutes=28, seconds=30)
             {"summary": summary(desired=1, ready=1, states={"running": 1})},
             "The only processor runs.",
             "well",
+        ),
+        (
+            {"summary": summary(pause_until=NOW + timedelta(minutes=30), pause_by="eva", ready=7)},
+            "Paused until 14:32 UTC by eva: nothing is created or moved. 7 of 8 processors run.",
+            "trouble",
         ),
         (
             {"summary": summary(desired=0, ready=0, states={})},

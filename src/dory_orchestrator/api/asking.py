@@ -1,11 +1,12 @@
 """What is asked of the leader, and what is ordered of it, besides the lists of `fleet`."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dory_orchestrator.api import explained
 from dory_orchestrator.api.asking_bodies import (
     ExplainAnswer,
     NodeQuery,
@@ -24,17 +25,12 @@ from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.fleet import answered, decision_of, given
 from dory_orchestrator.api.fleet_bodies import NoQuery, ProcessorPath
 from dory_orchestrator.api.parameters import path_of, query_of
-from dory_orchestrator.core import directive
-from dory_orchestrator.core.answering import QuestionKind, decision
+from dory_orchestrator.core.answering import QuestionKind
 from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.logs import get_logger
-from dory_orchestrator.ports import EventQuery, EventView, FleetViews, NobodyAnswers
+from dory_orchestrator.ports import FleetViews
 
 _log = get_logger(__name__)
-_ANSWER_SECONDS = 8.0
-"""The leader answers at the end of a cycle: with ten thousand processors in under a second."""
-_EVENTS = 20
-_NOT_LIVE = "no leader answers now: these are the last decisions that were stored"
 
 
 class AskingApi:
@@ -50,46 +46,27 @@ class AskingApi:
         """200 with why a processor is as it is; 404."""
         key = path_of(ProcessorPath, request.path_params).id
         query_of(NoQuery, request.scope["query_string"])
-        told = await self._ask(QuestionKind.PROCESSOR, {"id": str(key)})
-        events = await self._events(EventQuery(limit=_EVENTS, processor_id=key, explained=True))
-        return _explained(told, "processor", str(key), None, events)
+        return answered(ExplainAnswer, **await explained.of_processor(self._views, key))
 
     async def explain_node(self, request: Request) -> Response:
         """200 with why a node is as it is; 404."""
         query = query_of(NodeQuery, request.scope["query_string"])
-        of = given(query.organization)
-        asked = {"name": query.node, "organization": None if of is None else str(of)}
-        told = await self._ask(QuestionKind.NODE, asked)
-        events = await self._events(EventQuery(limit=_EVENTS, node=query.node, explained=True))
-        return _explained(told, "node", None, query.node, events)
+        found = await explained.of_node(self._views, query.node, given(query.organization))
+        return answered(ExplainAnswer, **found)
 
     async def explain_directive(self, request: Request) -> Response:
         """200 with what a heartbeat is answered, and why. Also of one that is not known: it is."""
         key = path_of(ProcessorPath, request.path_params).id
         query = query_of(SenderQuery, request.scope["query_string"])
-        facts, node = await self._views.directive(key, given(query.sender))
-        answer, reason = directive.decide(facts, node)
-        told = directive.explain(facts, node)
-        detail = f"a heartbeat of it from {node or 'no node'} is answered {answer}"
-        said = {"decision": decision(answer, reason, detail, told), "because": []}
-        events = await self._events(EventQuery(limit=_EVENTS, processor_id=key, explained=True))
-        return _explained(said, "directive", str(key), None, events)
-
-    async def _events(self, query: EventQuery) -> Sequence[EventView]:
-        return (await self._views.list_events(query)).events
-
-    async def _ask(self, kind: QuestionKind, asked: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """None: nobody answers. What is stored then has to do."""
-        try:
-            return await self._views.ask(kind, asked, timeout_seconds=_ANSWER_SECONDS)
-        except NobodyAnswers as error:
-            _log.info("a question was not answered", kind=str(kind), error=str(error))
-            return None
+        found = await explained.of_directive(self._views, key, given(query.sender))
+        return answered(ExplainAnswer, **found)
 
     async def plan(self, request: Request) -> Response:
         """200 with what is being done and what waits; 503 when nobody leads."""
         query_of(NoQuery, request.scope["query_string"])
-        found = await self._views.ask(QuestionKind.PLAN, {}, timeout_seconds=_ANSWER_SECONDS)
+        found = await self._views.ask(
+            QuestionKind.PLAN, {}, timeout_seconds=explained.ANSWER_SECONDS
+        )
         return answered(PlanAnswer, **found)
 
     async def what_if(self, request: Request) -> Response:
@@ -97,7 +74,9 @@ class AskingApi:
         query = query_of(WhatIfQuery, request.scope["query_string"])
         down = given(query.node_down) or []
         asked = {"down": down, "without_cloud": query.without_cloud == "true"}
-        found = await self._views.ask(QuestionKind.WHAT_IF, asked, timeout_seconds=_ANSWER_SECONDS)
+        found = await self._views.ask(
+            QuestionKind.WHAT_IF, asked, timeout_seconds=explained.ANSWER_SECONDS
+        )
         return answered(WhatIfAnswer, **found)
 
     async def pause_status(self, request: Request) -> Response:
@@ -147,27 +126,6 @@ class AskingApi:
     def _tell(self, order: str, body: OrderRequest) -> None:
         key = str(body.processor)
         _log.warning("ordered", order=order, processor_id=key, by=body.by, reason=body.reason)
-
-
-def _explained(
-    told: Mapping[str, Any] | None,
-    subject: str,
-    key: str | None,
-    name: str | None,
-    events: Sequence[EventView],
-) -> Response:
-    known = told or {}
-    return answered(
-        ExplainAnswer,
-        subject=subject,
-        id=known.get("id", key),
-        name=known.get("name", name),
-        live=told is not None,
-        message="" if told is not None else _NOT_LIVE,
-        decision=known.get("decision"),
-        because=known.get("because", []),
-        events=events,
-    )
 
 
 def _values(status: Any) -> dict[str, Any]:

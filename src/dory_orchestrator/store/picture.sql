@@ -28,6 +28,7 @@ SELECT concat_ws(
         )
         FROM orchestrator.brake
     ),
+    (SELECT concat_ws(',', until, until > extract(epoch FROM now())) FROM orchestrator.pause),
     (SELECT concat_ws(',', held_since, held, confirmed_at) FROM orchestrator.guard),
     (
         SELECT concat_ws(',', l.term, l.holder, l.expires_at > now(), f.shown_term)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET
 
+from dory_orchestrator.api.asking_bodies import OrderRequest, PauseRequest, ResumeRequest
 from dory_orchestrator.api.bodies import BodyError, named
 from dory_orchestrator.api.fleet_bodies import (
     ClearRequest,
@@ -20,6 +21,7 @@ from dory_orchestrator.api.fleet_bodies import (
     OverrideRequest,
     UncordonRequest,
 )
+from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.ports import FleetViews
 
 
@@ -119,9 +121,80 @@ async def _uncordon(views: FleetViews, body: UncordonRequest) -> str:
     return f"{body.node} gets work again; what is away from home comes back once it is well."
 
 
+_PROCESSOR = Field("processor", "Processor", "hidden")
+
+
+async def _pause(views: FleetViews, body: PauseRequest) -> str:
+    await views.pause(body.for_seconds, body.reason, body.by)
+    return (
+        "Until then nothing is created, ended or moved. Heartbeats go on, and what was begun is"
+        " carried out within half a minute."
+    )
+
+
+async def _resume(views: FleetViews, body: ResumeRequest) -> str:
+    await views.resume(body.by)
+    return "The pause has ended: what waited is done now, if it is still right."
+
+
+def _order(kind: OrderKind) -> Callable[[FleetViews, OrderRequest], Awaitable[str]]:
+    async def decide(views: FleetViews, body: OrderRequest) -> str:
+        return _sentence(await views.order(body.processor, kind, body.reason, body.by))
+
+    return decide
+
+
+async def _retry(views: FleetViews, body: OrderRequest) -> str:
+    return _sentence(await views.retry(body.processor, body.reason, body.by))
+
+
+def _sentence(said: str) -> str:
+    return f"{said[:1].upper()}{said[1:]}."
+
+
 DECISIONS: Mapping[str, Decision] = {
     decision.name: decision
     for decision in (
+        Decision(
+            "pause",
+            "Pause everything",
+            "Nothing is created, ended or moved until then. Pods run on, and heartbeats go on.",
+            PauseRequest,
+            _pause,
+            (_FOR, _REASON),
+        ),
+        Decision(
+            "pause-end",
+            "End the pause",
+            "What waited is done now, if it is still right.",
+            ResumeRequest,
+            _resume,
+        ),
+        Decision(
+            "failover",
+            "Move the processor away",
+            "It leaves its home for the cloud with its state, and stays there until it is sent"
+            " home.",
+            OrderRequest,
+            _order(OrderKind.FAILOVER),
+            (_PROCESSOR, _REASON),
+        ),
+        Decision(
+            "failback",
+            "Send the processor home",
+            "It goes home with its state, without waiting for its home to be well for long.",
+            OrderRequest,
+            _order(OrderKind.FAILBACK),
+            (_PROCESSOR, _REASON),
+        ),
+        Decision(
+            "retry",
+            "Try the processor again",
+            "The next try of what failed is due now.",
+            OrderRequest,
+            _retry,
+            (_PROCESSOR, _REASON),
+        ),
         Decision(
             "brake-override",
             "Override the brake",

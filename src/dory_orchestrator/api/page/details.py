@@ -1,22 +1,24 @@
 """What a click shows: a processor, a node or a move, with what happened to it and why."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+from dory_orchestrator.api import explained
+from dory_orchestrator.core.model import MoveKind
 from dory_orchestrator.ports import (
-    EventQuery,
     EventView,
     FleetViews,
     MoveQuery,
     NodeQuery,
     NodeView,
+    NotKnown,
     ProcessorQuery,
     ProcessorView,
 )
 
-_EVENTS = 20
+_ANSWER_SECONDS = 3.0
+"""A page is waited for: longer than a cycle takes, and no more."""
 _MOVES = 5
 _PROCESSORS = 50
 _NODES_OF_ONE_NAME_MAX = 1000
@@ -24,17 +26,17 @@ _NODES_OF_ONE_NAME_MAX = 1000
 
 async def processor(views: FleetViews, key: UUID) -> dict[str, Any] | None:
     """The values of `processor.html`; None when it is not known."""
-    found = await views.get_processor(key, events_max=_EVENTS)
+    found = await views.get_processor(key, events_max=1)
     if found is None:
         return None
-    one, events = found
+    one, _ = found
     moves = await views.list_moves(MoveQuery(limit=_MOVES, processor_id=key))
     summary = await views.summary()
     return {
         "processor": one,
         "moves": moves,
         "now": summary.at,
-        "explanation": await explanation_of_processor(views, one, events, current=summary.current),
+        "explanation": await _explained(views, one, key, current=summary.current),
     }
 
 
@@ -43,7 +45,6 @@ async def node(views: FleetViews, name: str, edge_node_id: UUID | None) -> dict[
     one = await _node_named(views, name, edge_node_id)
     if one is None:
         return None
-    events = await views.list_events(EventQuery(limit=_EVENTS, node=name))
     moves = await views.list_moves(MoveQuery(limit=_MOVES, node=name))
     processors = await views.list_processors(
         ProcessorQuery(limit=_PROCESSORS, node=name, sort="state")
@@ -54,9 +55,7 @@ async def node(views: FleetViews, name: str, edge_node_id: UUID | None) -> dict[
         "processors": processors,
         "moves": moves,
         "now": summary.at,
-        "explanation": await explanation_of_node(
-            views, one, events.events, current=summary.current
-        ),
+        "explanation": await _explained_node(views, one, current=summary.current),
     }
 
 
@@ -73,65 +72,61 @@ async def move(views: FleetViews, number: int) -> dict[str, Any] | None:
     one = next((move for move in page.moves if move.id == number), None)
     if one is None:
         return None
-    events = await views.list_events(
-        EventQuery(limit=_EVENTS, processor_id=one.processor_id, since=one.last_alive_at)
-    )
     summary = await views.summary()
+    explanation = await explained.stored_of_processor(views, one.processor_id)
+    since = one.last_alive_at or one.began_at
+    until = one.ended_at or summary.at
+    told = [event for event in explanation["events"] if since <= event.at <= until]
     return {
         "move": one,
         "now": summary.at,
-        "explanation": await explanation_of_processor(
-            views, None, events.events, current=summary.current, key=one.processor_id
-        ),
+        "explanation": {**explanation, "live": True, "decision": _of_move(told), "events": told},
     }
 
 
-async def explanation_of_processor(
-    _views: FleetViews,
-    one: ProcessorView | None,
-    events: Sequence[EventView],
-    *,
-    current: bool,
-    key: UUID | None = None,
+def _of_move(events: Sequence[EventView]) -> Mapping[str, Any] | None:
+    """The decision that began it."""
+    found = [event.explanation for event in events if event.kind in list(MoveKind)]
+    return found[-1] if found else None
+
+
+async def _explained(
+    views: FleetViews, one: ProcessorView | None, key: UUID, *, current: bool
 ) -> dict[str, Any]:
-    """The values of `explanation.html`, of what the leader found last."""
-    return {
-        "live": current,
-        "at": None,
-        "subject": "processor",
-        "id": str(one.id if one is not None else key),
-        "name": None if one is None else one.name,
-        "decision": None if one is None else _found(one.state, one.reason, one.detail),
-        "events": [_event(event) for event in events],
-    }
+    """The values of `explanation.html`: from the leader, else what it found last."""
+    try:
+        found = await explained.of_processor(
+            views, key, timeout_seconds=_ANSWER_SECONDS if current else 0
+        )
+    except NotKnown:
+        found = await explained.stored_of_processor(views, key)
+    if found["decision"] is None and one is not None:
+        found["decision"] = _found(one.state, one.reason, one.detail)
+    return found
 
 
-async def explanation_of_node(
-    _views: FleetViews, one: NodeView, events: Sequence[EventView], *, current: bool
-) -> dict[str, Any]:
-    """The values of `explanation.html`, of how the node was judged last."""
-    judged = one.health is not None
-    return {
-        "live": current,
-        "at": None,
-        "subject": "node",
-        "id": one.name,
-        "name": one.name,
-        "decision": _found(one.health, one.health_reason, one.health_detail) if judged else None,
-        "events": [_event(event) for event in events],
-    }
+async def _explained_node(views: FleetViews, one: NodeView, *, current: bool) -> dict[str, Any]:
+    try:
+        found = await explained.of_node(
+            views,
+            one.name,
+            one.organization_id,
+            timeout_seconds=_ANSWER_SECONDS if current else 0,
+        )
+    except NotKnown:
+        found = await explained.stored_of_node(views, one.name)
+    if found["decision"] is None and one.health is not None:
+        found["decision"] = _found(one.health, one.health_reason, one.health_detail)
+    return found
 
 
 def _found(outcome: str | None, reason: str | None, detail: str | None) -> dict[str, Any]:
     return {
         "outcome": outcome,
-        "reason": reason,
+        "reason": reason or "",
         "detail": detail,
         "facts": {},
         "rules": [],
         "candidates": [],
+        "other_candidates": {},
     }
-
-
-def _event(event: EventView) -> Mapping[str, Any]:
-    return {**asdict(event), "explanation": None}

@@ -26,10 +26,13 @@ from dory_orchestrator.api.page.sessions import (
     TooManyFailures,
 )
 from dory_orchestrator.api.page.static_files import StaticFiles
+from dory_orchestrator.core.answering import QuestionKind
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
     FleetViews,
     MoveQuery,
+    NobodyAnswers,
+    NotKnown,
     OperatorRefused,
     PictureQuery,
     Position,
@@ -51,6 +54,7 @@ _HEADERS = {
     "cache-control": "no-store",
     "vary": "HX-Request, Cookie",
 }
+_ANSWER_SECONDS = 5.0
 _FORM_BYTES_MAX = 64 * 1024
 _FORM_FIELDS_MAX = 20
 _READS_MAX = 8
@@ -108,6 +112,9 @@ class Page:
             ("/page/processors", self._processors),
             ("/page/brake", self._brake),
             ("/page/guard", self._guard),
+            ("/page/pause", self._pause),
+            ("/page/plan", self._plan),
+            ("/page/what-if", self._what_if),
             ("/page/decide/{name}", self._ask),
             ("/session", self._log_in_form),
         ]
@@ -150,6 +157,8 @@ class Page:
             return self._words(request, 400, str(error))
         except OperatorRefused as error:
             return self._words(request, 409, str(error))
+        except NotKnown as error:
+            return self._words(request, 404, str(error))
         except StoreError as error:
             _log.warning("a request of the page failed", path=request.url.path, error=str(error))
             return self._words(request, 503, "The database does not answer.", {"retry-after": "5"})
@@ -258,6 +267,26 @@ class Page:
         status, summary = await self._views.guard_status(), await self._views.summary()
         return self._fragment(request, "guard.html", {"guard": status, "now": summary.at})
 
+    async def _pause(self, request: Request) -> Response:
+        status, summary = await self._views.pause_status(), await self._views.summary()
+        return self._fragment(request, "pause.html", {"pause": status, "now": summary.at})
+
+    async def _plan(self, request: Request) -> Response:
+        return self._fragment(request, "plan.html", {"plan": await self._answer_to("plan", {})})
+
+    async def _what_if(self, request: Request) -> Response:
+        node = _text(request, "node")
+        asked = {"down": [node], "without_cloud": False}
+        found = await self._answer_to("what_if", asked)
+        return self._fragment(request, "what_if.html", {"found": found, "down": node})
+
+    async def _answer_to(self, kind: str, asked: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """None: nobody answers."""
+        try:
+            return await self._views.ask(QuestionKind(kind), asked, timeout_seconds=_ANSWER_SECONDS)
+        except NobodyAnswers:
+            return None
+
     # What is decided
 
     async def _ask(self, request: Request) -> Response:
@@ -282,7 +311,7 @@ class Page:
             message = await decision.decide(self._views, body)
         except (BodyError, StoreDataError) as error:
             return self._form(request, decision, form, problem=str(error), status=400)
-        except OperatorRefused as error:
+        except (OperatorRefused, NotKnown) as error:
             return self._form(request, decision, form, problem=str(error), status=409)
         _log.warning("decided on the page", decision=decision.name, by=body.by)
         return self._fragment(request, "decided.html", {"decision": decision, "message": message})

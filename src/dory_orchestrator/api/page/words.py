@@ -72,6 +72,9 @@ def _stopped(picture: FleetPicture, now: datetime) -> tuple[str, Tone] | None:
     summary, brake = picture.summary, picture.brake
     if not summary.current:
         return _without_leader(summary.leader, summary.lease_seconds, now), Tone.TROUBLE
+    if summary.pause_until is not None:
+        until, by = clock(summary.pause_until, now), summary.pause_by
+        return f"Paused until {until} by {by}: nothing is created or moved.", Tone.TROUBLE
     if brake.engaged:
         dead, of = brake.nodes_count, max(brake.population_count, brake.nodes_count)
         count = f"{dead:,} of {of:,} edge nodes {_verb(dead, 'look')} dead"
@@ -111,6 +114,10 @@ def _running(picture: FleetPicture) -> tuple[str, Tone]:
 
 def _others(picture: FleetPicture, now: datetime) -> Iterator[str]:
     brake = picture.brake
+    if picture.summary.current and picture.summary.pause_until is not None:
+        yield _running(picture)[0]
+        if brake.engaged:
+            yield "The brake holds too."
     if brake.engaged and picture.summary.current and picture.guard_held_since is not None:
         yield "The deletion guard holds too."
     if not brake.engaged:
