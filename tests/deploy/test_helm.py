@@ -60,10 +60,11 @@ REFUSED: dict[str, Object] = {
     "a namespace that is none": {"processors": {"namespaces": ["Video"]}},
     "a label that the selectors ask for": {"podLabels": {"app": "x"}},
     "no interval": {"serviceMonitor": {"interval": "often"}},
+    "webhooks in place of their secret": {"webhooks": [{"name": "pager", "secret": "x"}]},
+    "a webhook beside their secret": {"webhooks": {"pager": {"secret": "x"}}},
+    "no key of the webhooks": {"webhooks": {"secretKey": ""}},
 }
-# The chart has no place of its own for webhooks yet: they can only stand among the settings.
-CHARTED_SECRETS = SECRETS - {"webhooks"}
-for _name in CHARTED_SECRETS:
+for _name in SECRETS:
     REFUSED[f"{_name} in clear"] = {"settings": {environment_name(_name): "postgresql://u:p@h/d"}}
 
 each = pytest.mark.parametrize("case", VALUES)
@@ -219,6 +220,7 @@ def test_values_come_where_they_belong() -> None:
         "DORY_STATE_TOKEN": ("dory-state-token", "token", False),
         "DORY_STATE_TOKEN_PREVIOUS": ("dory-state-token", "previous", True),
         "DORY_OPERATOR_TOKEN": ("operators", "bearer", False),
+        "DORY_WEBHOOKS": ("dory-webhooks", "webhooks", False),
     }
     assert the(found, "ConfigMap")["data"] == {
         "DORY_NAMESPACE": "video",
@@ -240,6 +242,20 @@ def secrets(container: Object) -> dict[str, tuple[str, str, bool]]:
         name: (one["name"], one["key"], one.get("optional", False))
         for name, one in references.items()
     }
+
+
+def test_the_docs_give_webhooks_to_the_kustomization_as_the_chart_does() -> None:
+    docs = (ROOT / "docs/operations.md").read_text()
+    blocks = re.findall("```yaml\n(.*?)```", docs, re.DOTALL)
+    [patched] = [block for block in blocks if "DORY_WEBHOOKS" in block]
+    [patch] = yaml.safe_load(patched)["patches"]
+    deployment = yaml.safe_load(patch["patch"])
+    assert key(deployment) == key(the(charted("large"), "Deployment"))
+    [container] = containers(deployment)
+    [_, run] = containers(the(charted("large"), "Deployment"))
+    assert container["name"] == run["name"]
+    [variable] = container["env"]
+    assert variable in run["env"]
 
 
 def test_other_settings_start_it_anew() -> None:
@@ -302,7 +318,7 @@ def test_the_schema_takes_every_setting_that_has_no_place_of_its_own() -> None:
         for name in map(environment_name, Settings.model_fields)
         if not jsonschema_rs.is_valid(SCHEMA, merged(DEFAULTS, {"settings": {name: "x"}}))
     }
-    assert refused == {environment_name(name) for name in CHARTED_SECRETS} | {
+    assert refused == {environment_name(name) for name in SECRETS} | {
         "KUBECONFIG",
         "DORY_METRICS_PORT",
         "DORY_POD_SERVICE_ACCOUNT",
