@@ -15,8 +15,11 @@ from uuid import UUID
 from dory_orchestrator.core.answering import Question
 from dory_orchestrator.core.brake import BrakeRecord, BrakeVerdict
 from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
+from dory_orchestrator.core.drill import DrillStep
 from dory_orchestrator.core.model import (
     Desired,
+    Drill,
+    DrillPhase,
     EdgeNodeRow,
     Gap,
     GuardRecord,
@@ -145,6 +148,7 @@ class MemoryStore:
     brake: BrakeRecord = field(default_factory=BrakeRecord)
     pause: Pause | None = None
     orders: dict[UUID, Order] = field(default_factory=dict)
+    drill: Drill | None = None
     questions: list[Question] = field(default_factory=list)
     answers: dict[int, Any] = field(default_factory=dict)
     failover_experience_seconds: float | None = None
@@ -401,6 +405,7 @@ class MemoryStore:
             guard=self.guard,
             pause=self._pause(),
             orders=dict(self.orders),
+            drill=self.drill,
         )
 
     def _pause(self) -> Pause | None:
@@ -468,6 +473,9 @@ class MemoryStore:
             return well and not ordered_away
         if move.kind is MoveKind.DEPARTURE:
             return node.status == "decommissioned" or ordered_away
+        if move.is_drill:
+            drill = self.drill
+            return drill is not None and drill.edge_node_id == node.id and drill.runs(now)
         may_leave = node.failover_enabled or ordered_away
         return may_leave and _seconds(node.last_heartbeat_at) == move.heartbeat_at
 
@@ -687,6 +695,16 @@ class MemoryStore:
         oldest = self.clock() - older_than_seconds
         self.told = [told for told in self.told if told.at >= oldest]
         return False
+
+    async def record_drill(self, lease: Lease, step: DrillStep) -> None:
+        await self._leading("record_drill", lease)
+        if self.drill is None or self.drill.phase is not step.drill.phase:
+            return
+        self.drill = replace(self.drill, phase=step.phase)
+        if step.phase is DrillPhase.ENDED:
+            self.drill = None
+        event = Event("drill", str(step.reason), step.detail, node_name=step.drill.node_name)
+        self._tell(lease, [event])
 
     async def open_questions(self, limit: int) -> Sequence[Question]:
         await self._answer("open_questions")

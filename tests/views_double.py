@@ -10,13 +10,15 @@ from uuid import UUID
 
 from tests.webhooks_double import MemoryWebhookViews
 
-from dory_orchestrator.core import ordering
+from dory_orchestrator.core import drill, ordering
 from dory_orchestrator.core.answering import Question, QuestionKind
 from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
+from dory_orchestrator.core.drill import DrillFacts
 from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.core.ordering import OrderFacts
 from dory_orchestrator.ports import (
     BrakeStatus,
+    DrillView,
     EventBounds,
     EventPage,
     EventQuery,
@@ -77,6 +79,7 @@ class MemoryViews(MemoryWebhookViews):
     """Of each how often in a row, and in how many seconds the next try is due."""
     orders: dict[UUID, tuple[str, str, str]] = field(default_factory=dict)
     paused: tuple[datetime, datetime, str, str] | None = None
+    drills: list[DrillView] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     answer: Callable[[Question], Mapping[str, Any]] | None = None
     """The leader; None: there is none."""
@@ -305,6 +308,11 @@ class MemoryViews(MemoryWebhookViews):
         return found[0]
 
     @property
+    def _drill(self) -> DrillView | None:
+        running = [one for one in self.drills if one.phase != "ended"]
+        return running[-1] if running else None
+
+    @property
     def _pause(self) -> tuple[datetime, datetime, str, str] | None:
         in_force = self.paused is not None and self.paused[0] > datetime.now(UTC)
         return self.paused if in_force else None
@@ -384,6 +392,67 @@ class MemoryViews(MemoryWebhookViews):
             waits_seconds=waits,
         )
 
+    async def start_drill(
+        self, node: str, organization_id: UUID | None, for_seconds: float, reason: str, by: str
+    ) -> DrillView:
+        found = self.nodes[self._node(node, organization_id)]
+        if refused := drill.refusal(self._drill_facts(found)):
+            raise OperatorRefused(f"node: {refused}")
+        now = datetime.now(UTC)
+        begun = DrillView(
+            id=len(self.drills) + 1,
+            node_name=node,
+            by=by,
+            reason=reason,
+            phase="running",
+            began_at=now,
+            until=now + timedelta(seconds=for_seconds),
+            left_at=None,
+            ended_at=None,
+            outcome=None,
+            detail="",
+            moves=[],
+        )
+        self.drills.append(begun)
+        self.tell("drill", "started", f"by {by}: {reason}", node_name=node)
+        self.wakes += 1
+        return begun
+
+    def _drill_facts(self, node: NodeView) -> DrillFacts:
+        others = [n for n in self.nodes if n is not node and n.health in ("suspect", "offline")]
+        running = [one for one in self.drills if one.phase != "ended"]
+        return DrillFacts(
+            status=str(node.status),
+            failover_enabled=bool(node.failover_enabled),
+            cordoned=node.cordoned,
+            ready=bool(node.ready),
+            health=node.health,
+            other_drill=running[0].node_name if running else None,
+            brake_engaged=self._engaged,
+            paused=self._pause is not None,
+            guard_held=self.held_since is not None,
+            moves_open=sum(move.ended_at is None for move in self.moves),
+            others_in_trouble=len(others),
+            processors=sum(name == node.name for name in self.links.values()),
+        )
+
+    async def stop_drill(self, by: str) -> DrillView:
+        self._answer()
+        if not self.drills or self.drills[-1].phase != "running":
+            raise OperatorRefused("no drill runs: there is nothing to stop")
+        said = f"{by} stopped it: its processors go home"
+        changes = {"phase": "returning", "outcome": "aborted", "detail": said}
+        now = datetime.now(UTC)
+        stopped = replace(self.drills[-1], left_at=now, **changes)  # type: ignore[arg-type]
+        self.drills[-1] = stopped
+        self.tell("drill", "aborted", said, node_name=stopped.node_name)
+        self.wakes += 1
+        return stopped
+
+    async def list_drills(self, limit: int) -> Sequence[DrillView]:
+        self._answer()
+        return self.drills[::-1][:limit]
+
     async def ask(
         self, kind: QuestionKind, parameters: Mapping[str, Any], *, timeout_seconds: float
     ) -> Mapping[str, Any]:
@@ -431,6 +500,9 @@ class MemoryViews(MemoryWebhookViews):
             pause_until=self._pause[0] if self._pause else None,
             pause_by=self._pause[2] if self._pause else None,
             pause_reason=self._pause[3] if self._pause else None,
+            drill_node=self._drill.node_name if self._drill else None,
+            drill_until=self._drill.until if self._drill else None,
+            drill_phase=self._drill.phase if self._drill else None,
         )
 
     async def picture_mark(self) -> str:

@@ -47,6 +47,7 @@ _LATE: Mapping[str, str] = {
     "cordon": "dory_orchestrator.commands.deciding:cordon_command",
     "decommission-node": "dory_orchestrator.commands.registering:decommission_node_command",
     "doctor": "dory_orchestrator.commands.doctor:doctor_command",
+    "drill": "dory_orchestrator.commands.drilling:drill_group",
     "events": "dory_orchestrator.commands.events:events_command",
     "explain": "dory_orchestrator.commands.explaining:explain_command",
     "failback": "dory_orchestrator.commands.ordering:failback_command",

@@ -39,6 +39,7 @@ from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.checkpoint import Document, Incarnation, StoredCheckpoint
 from dory_orchestrator.core.checkpoint import Position as CheckpointPosition
 from dory_orchestrator.core.directive import BeatFacts
+from dory_orchestrator.core.drill import DrillStep
 from dory_orchestrator.core.model import Desired, Observation, OrderKind, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeRecord
 from dory_orchestrator.core.plan import (
@@ -409,6 +410,11 @@ class FleetStore(Protocol):
         """Write how nodes were judged, drop those that are `gone`, and write the brake unless it
         is None; raises as `grant`. To be done before what was decided by it is granted.
         """
+        ...
+
+    async def record_drill(self, lease: Lease, step: DrillStep) -> None:
+        """Write the next phase of a drill, with its event; nothing when it is in another phase by
+        now. Raises as `grant`."""
         ...
 
     async def record_move_state(
@@ -1149,6 +1155,45 @@ class FleetSummary:
     pause_until: datetime | None
     pause_by: str | None
     pause_reason: str | None
+    drill_node: str | None
+    drill_until: datetime | None
+    drill_phase: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillMove:
+    """A move that a drill brought about. `rto_seconds` counts from its grant: how long it takes to
+    find out that a node is dead is not in it."""
+
+    processor_id: UUID
+    processor_name: str | None
+    kind: str
+    from_node: str
+    to_node: str | None
+    began_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    rto_seconds: float | None
+    rpo_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillView:
+    """A fire drill. `left_at` is when its node stopped to count as dead; `outcome` is `done`,
+    `aborted` or `still_away`, None while it runs. Of the moves the first thousand."""
+
+    id: int
+    node_name: str
+    by: str
+    reason: str
+    phase: str
+    began_at: datetime
+    until: datetime
+    left_at: datetime | None
+    ended_at: datetime | None
+    outcome: str | None
+    detail: str
+    moves: Sequence[DrillMove]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1392,6 +1437,21 @@ class FleetViews(Protocol):
 
         Raises NotKnown; OperatorRefused when nothing waits to be tried.
         """
+        ...
+
+    async def start_drill(
+        self, node: str, organization_id: UUID | None, for_seconds: float, reason: str, by: str
+    ) -> DrillView:
+        """Treat an edge node as dead for so long. Raises OperatorRefused when that would break a
+        promise now: the message says which."""
+        ...
+
+    async def stop_drill(self, by: str) -> DrillView:
+        """Have the drill that runs end now. Raises OperatorRefused when none does."""
+        ...
+
+    async def list_drills(self, limit: int) -> Sequence[DrillView]:
+        """The last drills, the newest first, with what came of each."""
         ...
 
     async def ask(

@@ -1,12 +1,13 @@
 """What is asked of the leader, and ordered, over HTTP."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from tests.api.conftest import Service
 from tests.contract.fleet_worlds import MemoryFleet
-from tests.leader_double import ONE, a_leader
+from tests.leader_double import ONE, a_leader, small_fleet
 
 from dory_orchestrator.core.directive import BeatFacts
 from dory_orchestrator.ports import StoreTimeout
@@ -193,3 +194,38 @@ async def test_a_store_that_fails_is_told(service):
     service.views.error = StoreTimeout("late")
     for path in ("/plan", "/pause", f"/processors/{uuid4()}/directive"):
         assert (await get(service, path, 503))["error"] == "database: not available"
+
+
+# Drills
+
+
+async def test_a_drill(service, fleet):
+    service.views.answer = a_leader()
+    await fleet.add_node("edge-1", kind="edge", organization_id=ORGANIZATION, health="online")
+    key = await fleet.add_processor("a", state="running")
+    await fleet.link(key, "edge-1")
+    body = {"node": "edge-1", "for_seconds": 300, "reason": "monthly", "by": "eva"}
+    begun = await post(service, "/drills/start", body)
+    assert (begun["drill"]["phase"], begun["drill"]["node_name"]) == ("running", "edge-1")
+    assert "after 300 s" in begun["message"]
+    assert (await get(service, "/drills", limit=1))["drills"][0]["id"] == begun["drill"]["id"]
+    assert (await get(service, "/summary"))["drill_node"] == "edge-1"
+    stopped = await post(service, "/drills/stop", {"by": "eva"})
+    assert stopped["drill"]["outcome"] == "aborted"
+    assert "no drill runs" in (await post(service, "/drills/stop", {}, 409))["error"]
+
+
+async def test_a_drill_that_would_not_be_safe_does_not_begin(service, fleet):
+    fleet_rows = small_fleet()
+    rows = {
+        key: replace(row, failover_enabled=False)
+        for key, row in fleet_rows.desired.edge_nodes.items()
+    }
+    desired = replace(fleet_rows.desired, edge_nodes=rows)
+    service.views.answer = a_leader(replace(fleet_rows, desired=desired))
+    body = {"node": "edge-1", "for_seconds": 300, "reason": "monthly"}
+    said = (await post(service, "/drills/start", body, 409))["error"]
+    assert "2 of its processors would not move" in said
+    service.views.answer = None
+    assert "no leader" in (await post(service, "/drills/start", body, 503))["error"]
+    assert service.views.drills == []

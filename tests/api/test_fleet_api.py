@@ -332,7 +332,14 @@ async def test_wrong_methods_are_405(service, path):
     [
         *("/guard/confirm", "/guard/adopt", "/brake/override", "/brake/clear"),
         *("/nodes/cordon", "/nodes/uncordon", "/pause/begin", "/pause/end"),
-        *("/orders/failover", "/orders/failback", "/orders/retry", "/webhooks/retry"),
+        *(
+            "/orders/failover",
+            "/orders/failback",
+            "/orders/retry",
+            "/webhooks/retry",
+            "/drills/start",
+            "/drills/stop",
+        ),
     ],
 )
 async def test_decisions_are_posts(service, path):

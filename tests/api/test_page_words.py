@@ -56,6 +56,9 @@ def summary(**values: Any) -> FleetSummary:
         "pause_until": None,
         "pause_by": None,
         "pause_reason": None,
+        "drill_node": None,
+        "drill_until": None,
+        "drill_phase": None,
     }
     return FleetSummary(**blank | values)
 

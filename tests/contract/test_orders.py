@@ -8,7 +8,8 @@ from tests.contract.test_moves import at_home, moved, ready, start
 from tests.contract.worlds import a_pod, adopt, create, delete, failure, forget
 
 from dory_orchestrator.core.answering import QuestionKind
-from dory_orchestrator.core.model import MoveKind, OrderKind
+from dory_orchestrator.core.drill import DrillReason, DrillStep
+from dory_orchestrator.core.model import DrillPhase, MoveKind, OrderKind
 from dory_orchestrator.core.plan import CancelMove, EndMove, Reason
 from dory_orchestrator.core.why import Rule, Tried, Why
 from dory_orchestrator.ports import EdgeNodeRegistration, Event, Lease, LeaseLost
@@ -124,3 +125,29 @@ async def test_an_explanation_is_kept_with_its_event(world, lease):
     assert explanations[0]["rules"][0]["numbers"] == {"pods": 0}
     assert explanations[0]["candidates"][0]["node"] == "cloud-1"
     assert explanations[1] is None
+
+
+async def test_a_drill_grants_moves_of_its_node_while_it_runs_though_that_beats(world, lease):
+    home, key, pod = await at_home(world, lease)
+    begun = await start(world, MoveKind.FAILOVER, pod, home.id, is_drill=True, heartbeat_at=1.0)
+    action = replace(create(key, 2, node="cloud-1"), move=begun)
+    assert await world.store.grant(lease, [action]) == [False]
+    await world.drill(home.id)
+    assert await world.store.grant(lease, [action]) == [True]
+
+
+async def test_a_drill_goes_on_from_phase_to_phase_once(world, lease):
+    home, _, _ = await at_home(world, lease)
+    await world.drill(home.id)
+    drill = (await world.store.read_desired()).drill
+    assert (drill.node_name, drill.phase) == (home.name, DrillPhase.RUNNING)
+    over = DrillStep(drill, DrillPhase.RETURNING, DrillReason.TIME_OVER, "over")
+    await world.store.record_drill(lease, over)
+    await world.store.record_drill(lease, over)
+    drill = (await world.store.read_desired()).drill
+    assert drill.phase is DrillPhase.RETURNING
+    done = DrillStep(drill, DrillPhase.ENDED, DrillReason.ALL_HOME, "home")
+    await world.store.record_drill(lease, done)
+    assert (await world.store.read_desired()).drill is None
+    told = [event.reason for event, _ in await world.events() if event.kind == "drill"]
+    assert told == ["time_over", "all_home"]

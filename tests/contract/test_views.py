@@ -736,6 +736,55 @@ class TestOrders:
             await world.views.retry(key, "x", "eva")
 
 
+class TestDrills:
+    async def ready(self, world: Any) -> UUID:
+        await world.add_node("edge-1", kind="edge", organization_id=ORGANIZATION, health="online")
+        await world.add_node("cloud-1", kind="application")
+        key: UUID = await world.add_processor("a", state="running", node="edge-1")
+        await world.link(key, "edge-1")
+        return key
+
+    async def start(self, world: Any) -> Any:
+        return await world.views.start_drill("edge-1", None, 300.0, "monthly", "eva")
+
+    async def test_one_and_its_end(self, world):
+        await self.ready(world)
+        begun = await self.start(world)
+        assert (begun.node_name, begun.phase, begun.by, begun.outcome) == (
+            "edge-1",
+            "running",
+            "eva",
+            None,
+        )
+        assert 290 < (begun.until - begun.began_at).total_seconds() < 310
+        summary = await world.views.summary()
+        assert (summary.drill_node, summary.drill_phase) == ("edge-1", "running")
+        with pytest.raises(OperatorRefused, match="one node at a time"):
+            await self.start(world)
+        stopped = await world.views.stop_drill("otto")
+        assert (stopped.phase, stopped.outcome) == ("returning", "aborted")
+        assert stopped.left_at is not None
+        assert "otto stopped it" in stopped.detail
+        with pytest.raises(OperatorRefused, match="no drill runs"):
+            await world.views.stop_drill("otto")
+        (listed,) = await world.views.list_drills(5)
+        assert listed == stopped
+        events = (await world.views.list_events(EventQuery(kind="drill"))).events
+        assert [event.reason for event in events] == ["aborted", "started"]
+
+    async def test_what_forbids_one(self, world):
+        key = await self.ready(world)
+        with pytest.raises(OperatorRefused, match="no edge node nowhere"):
+            await world.views.start_drill("nowhere", None, 300.0, "x", "eva")
+        await world.move(key)
+        with pytest.raises(OperatorRefused, match="1 moves are under way"):
+            await self.start(world)
+        await world.views.pause(60, "x", "eva")
+        with pytest.raises(OperatorRefused, match="everything is paused"):
+            await self.start(world)
+        assert await world.views.list_drills(5) == []
+
+
 class TestQuestions:
     async def test_an_answer(self, world):
         leader = await world.lead({"b": 1, "a": [None, "\u00e9"]})

@@ -12,6 +12,8 @@ from tests.doubles import MemoryStore, Processor
 
 from dory_orchestrator.core.answering import Question, QuestionKind
 from dory_orchestrator.core.model import (
+    Drill,
+    DrillPhase,
     Order,
     OrderKind,
     Pause,
@@ -95,6 +97,10 @@ class World(Protocol):
 
     async def answered(self, number: int) -> object:
         """The answer; None: there is none."""
+        ...
+
+    async def drill(self, edge_node_id: UUID) -> None:
+        """An operator starts a drill of an edge node."""
         ...
 
     async def withdraw(self, processor_id: UUID) -> None:
@@ -201,6 +207,10 @@ class MemoryWorld:
 
     async def answered(self, number: int) -> object:
         return self.memory.answers.get(number)
+
+    async def drill(self, edge_node_id: UUID) -> None:
+        name, at = self.memory.nodes[edge_node_id].name, self.memory.clock()
+        self.memory.drill = Drill(1, edge_node_id, name, DrillPhase.RUNNING, at, at + 60, "eva")
 
     async def withdraw(self, processor_id: UUID) -> None:
         del self.memory.orders[processor_id]
@@ -368,6 +378,14 @@ class PostgresWorld:
             "SELECT answer::text FROM orchestrator.questions WHERE id = $1", number
         )
         return None if text is None else json.loads(text)
+
+    async def drill(self, edge_node_id: UUID) -> None:
+        await self.connection.execute(
+            "INSERT INTO orchestrator.drills (edge_node_id, node_name, by, reason, until)"
+            " SELECT id, name, 'eva', 'why', now() + interval '1 minute' FROM edge_nodes"
+            " WHERE id = $1",
+            edge_node_id,
+        )
 
     async def withdraw(self, processor_id: UUID) -> None:
         await self.connection.execute(

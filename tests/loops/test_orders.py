@@ -11,7 +11,7 @@ from tests.loops.fleet_rig import Rig, now
 from tests.loops.test_moves import LIMITS, Site
 
 from dory_orchestrator.core.answering import Question, QuestionKind
-from dory_orchestrator.core.model import Order, OrderKind, Pause
+from dory_orchestrator.core.model import Drill, DrillPhase, Order, OrderKind, Pause
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.loops.answer import Answerer
 from dory_orchestrator.ports import StoreUnavailable
@@ -209,3 +209,42 @@ async def test_what_cannot_be_read_for_an_answer_stops_nothing():
         rig.store.errors.clear()
         rig.store.notify()
         await rig.until(lambda: number in rig.store.answers)
+
+
+# Drills
+
+
+def drill(site: Site, seconds: float) -> None:
+    store, home = site.rig.store, site.rows[0]
+    at = now()
+    store.drill = Drill(1, home.id, home.name, DrillPhase.RUNNING, at, at + seconds, "eva")
+    store.notify()
+
+
+async def test_a_drill_moves_the_processors_of_a_node_and_brings_them_home():
+    async with Site(2, 4) as site:
+        await site.rig.until(lambda: site.rig.running == 4)
+        await asyncio.sleep(5)
+        drill(site, 20)
+        moved = (0, 2)
+        await site.rig.until(
+            lambda: all(site.place_of(n) == ["cloud-1"] for n in moved) and not site.rig.store.moves
+        )
+        assert [site.place_of(n) for n in (1, 3)] == [["edge-2"]] * 2
+        assert site.rig.store.nodes[site.rows[0].id].status == "online"
+        assert not site.rig.told("node_offline", "node_suspect", "brake")
+        await site.rig.until(lambda: site.rig.store.drill is None)
+        assert now() >= 20
+        assert [site.place_of(n) for n in moved] == [["edge-1"]] * 2
+        assert [reason for _, reason in site.rig.told("drill")] == ["time_over", "all_home"]
+
+
+async def test_a_drill_whose_processors_do_not_become_ready_ends_by_itself():
+    async with Site() as site:
+        await site.until_at("edge-1")
+        await asyncio.sleep(5)
+        site.rig.cluster.ready_at_once = False
+        drill(site, 3600)
+        await site.rig.until(lambda: ("drill", "aborted") in site.rig.told("drill"), seconds=400)
+        assert now() <= LIMITS.rollout_ready_seconds + 30
+        site.rig.cluster.ready_at_once = True

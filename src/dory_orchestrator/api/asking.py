@@ -2,12 +2,18 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from dory_orchestrator.api import explained
 from dory_orchestrator.api.asking_bodies import (
+    DrillAnswer,
+    DrillsAnswer,
+    DrillsQuery,
+    DrillStartRequest,
+    DrillStopRequest,
     ExplainAnswer,
     NodeQuery,
     OrderAnswer,
@@ -28,7 +34,7 @@ from dory_orchestrator.api.parameters import path_of, query_of
 from dory_orchestrator.core.answering import QuestionKind
 from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.logs import get_logger
-from dory_orchestrator.ports import FleetViews
+from dory_orchestrator.ports import DrillView, FleetViews, OperatorRefused
 
 _log = get_logger(__name__)
 
@@ -116,6 +122,31 @@ class AskingApi:
 
         return handler
 
+    async def drills(self, request: Request) -> Response:
+        """200 with the last drills."""
+        query = query_of(DrillsQuery, request.scope["query_string"])
+        return answered(DrillsAnswer, drills=await self._views.list_drills(query.limit))
+
+    async def start_drill(self, request: Request) -> Response:
+        """200 with the drill; 409 when it would break a promise now; 503 when nobody leads."""
+        body = await decision_of(self._tokens, request, DrillStartRequest)
+        found = await start_drill(
+            self._views, body.node, given(body.organization), body.for_seconds, body.reason, body.by
+        )
+        _log.warning("a drill begins", node=body.node, by=body.by, reason=body.reason)
+        message = (
+            f"its processors move now; after {body.for_seconds:g} s, or as soon as one does not"
+            " become ready, they come home"
+        )
+        return answered(DrillAnswer, drill=found, message=message)
+
+    async def stop_drill(self, request: Request) -> Response:
+        """200 with the drill, whose processors go home; 409 when none runs."""
+        body = await decision_of(self._tokens, request, DrillStopRequest)
+        found = await self._views.stop_drill(body.by)
+        _log.warning("a drill is stopped", node=found.node_name, by=body.by)
+        return answered(DrillAnswer, drill=found, message="its processors go home now")
+
     async def retry(self, request: Request) -> Response:
         """200 with what follows; 404; 409 when nothing waits to be tried."""
         body = await decision_of(self._tokens, request, OrderRequest)
@@ -126,6 +157,29 @@ class AskingApi:
     def _tell(self, order: str, body: OrderRequest) -> None:
         key = str(body.processor)
         _log.warning("ordered", order=order, processor_id=key, by=body.by, reason=body.reason)
+
+
+async def start_drill(
+    views: FleetViews,
+    node: str,
+    organization_id: UUID | None,
+    for_seconds: float,
+    reason: str,
+    by: str,
+) -> DrillView:
+    """Only what the leader says would be safe is begun. Raises OperatorRefused, NotKnown,
+    NobodyAnswers, StoreError."""
+    asked = {"down": [node], "without_cloud": False}
+    seconds = explained.ANSWER_SECONDS
+    found = await views.ask(QuestionKind.WHAT_IF, asked, timeout_seconds=seconds)
+    stuck = [row for row in found["processors"] if row["outcome"] != "moves"]
+    if stuck:
+        first = stuck[0]
+        name = first["name"] or first["id"]
+        raise OperatorRefused(
+            f"node: {len(stuck)} of its processors would not move: {name}: {first['detail']}"
+        )
+    return await views.start_drill(node, organization_id, for_seconds, reason, by)
 
 
 def _values(status: Any) -> dict[str, Any]:

@@ -6,9 +6,18 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from dory_orchestrator.api.fleet_bodies import By, DecisionRow, EventRow, Why, Word
+from dory_orchestrator.api.fleet_bodies import (
+    By,
+    DecisionRow,
+    EventRow,
+    NodeName,
+    OrganizationId,
+    Why,
+    Word,
+)
 
 PAUSE_SECONDS_MAX = 7 * 86_400
+DRILL_SECONDS_MAX = 3_600
 _NAME = r"^[^,\x00-\x1f\x7f-\x9f]+$"
 Names = Annotated[
     list[Annotated[str, Meta(min_length=1, max_length=253, pattern=_NAME)]],
@@ -201,6 +210,80 @@ class PauseDecisionAnswer(PauseAnswer):
     """The pause after a decision."""
 
     message: Annotated[str, Meta(description="What that does, in a sentence.")]
+
+
+class DrillsQuery(Struct):
+    """How many."""
+
+    limit: Annotated[int, Meta(ge=1, le=100, description="How many at most.")] = 20
+
+
+class DrillMoveRow(Struct):
+    """A move that a drill brought about."""
+
+    processor_id: UUID
+    processor_name: str | None
+    kind: str
+    from_node: str
+    to_node: str | None
+    began_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    rto_seconds: Annotated[
+        float | None,
+        Meta(description="From its grant: to find out that a node is dead is not in it."),
+    ]
+    rpo_seconds: float | None
+
+
+class DrillRow(Struct):
+    """A fire drill, and what came of it."""
+
+    id: int
+    node_name: str
+    by: str
+    reason: str
+    phase: Annotated[str, Meta(description="`running`, `returning` or `ended`.")]
+    began_at: datetime
+    until: datetime
+    left_at: Annotated[datetime | None, Meta(description="When the node stopped to count as dead.")]
+    ended_at: datetime | None
+    outcome: Annotated[
+        str | None, Meta(description="`done`, `aborted` or `still_away`; null: it has not ended.")
+    ]
+    detail: str
+    moves: Annotated[list[DrillMoveRow], Meta(description="The first thousand.")]
+
+
+class DrillsAnswer(Struct):
+    """The last drills, the newest first."""
+
+    drills: list[DrillRow]
+
+
+class DrillStartRequest(Struct):
+    """Treats an edge node as dead."""
+
+    node: NodeName
+    for_seconds: Annotated[
+        float, Meta(ge=10, le=DRILL_SECONDS_MAX, description="For how long at most, from now on.")
+    ]
+    reason: Why
+    organization: OrganizationId = UNSET
+    by: By = "an operator"
+
+
+class DrillStopRequest(Struct):
+    """Ends a drill."""
+
+    by: By = "an operator"
+
+
+class DrillAnswer(Struct):
+    """A drill after a decision."""
+
+    drill: DrillRow
+    message: Annotated[str, Meta(description="What follows, in a sentence.")]
 
 
 class OrderRequest(Struct):

@@ -260,6 +260,33 @@ _PAUSE = {
     "by": _EVE,
     "reason": "the network is being rebuilt",
 }
+_DRILL = {
+    "id": 3,
+    "node_name": "edge-berlin-1",
+    "by": _EVE,
+    "reason": "monthly drill",
+    "phase": "ended",
+    "began_at": _BEGAN_AT,
+    "until": "2026-11-25T06:35:43Z",
+    "left_at": "2026-11-25T06:35:43Z",
+    "ended_at": "2026-11-25T06:35:51Z",
+    "outcome": "done",
+    "detail": "all are at home on edge-berlin-1 again",
+    "moves": [
+        {
+            "processor_id": _CAMERA,
+            "processor_name": "camera-1",
+            "kind": "failover",
+            "from_node": "edge-berlin-1",
+            "to_node": "cloud-1",
+            "began_at": _BEGAN_AT,
+            "ended_at": "2026-11-25T06:30:46Z",
+            "outcome": "done",
+            "rto_seconds": 3.1,
+            "rpo_seconds": 4.2,
+        }
+    ],
+}
 _ORDER = {"processor": _CAMERA, "reason": "the camera is being cleaned", "by": _EVE}
 
 EXAMPLES: Mapping[tuple[str, str], Example] = {
@@ -375,7 +402,27 @@ EXAMPLES: Mapping[tuple[str, str], Example] = {
             "pause_until": None,
             "pause_by": None,
             "pause_reason": None,
+            "drill_node": None,
+            "drill_until": None,
+            "drill_phase": None,
         }
+    ),
+    ("GET", "/api/v1/fleet/drills"): Example({"drills": [_DRILL]}),
+    ("POST", "/api/v1/fleet/drills/start"): Example(
+        {
+            "drill": {**_DRILL, "phase": "running", "left_at": None, "ended_at": None}
+            | {"outcome": None, "detail": "", "moves": []},
+            "message": "its processors move now; after 300 s, or as soon as one does not become"
+            " ready, they come home",
+        },
+        {"node": "edge-berlin-1", "for_seconds": 300, "reason": "monthly drill", "by": _EVE},
+    ),
+    ("POST", "/api/v1/fleet/drills/stop"): Example(
+        {
+            "drill": {**_DRILL, "phase": "returning", "ended_at": None, "outcome": "aborted"},
+            "message": "its processors go home now",
+        },
+        {"by": _EVE},
     ),
     ("GET", "/api/v1/fleet/events/stream"): Example(
         "retry: 2000\n\nid: 17\nevent: failover\ndata: " + json.dumps(_EVENT) + "\n\n"

@@ -487,6 +487,11 @@ class SummaryAnswer(Struct):
     ]
     pause_by: str | None
     pause_reason: str | None
+    drill_node: Annotated[
+        str | None, Meta(description="Treated as dead, or filled again; null: no drill.")
+    ]
+    drill_until: datetime | None
+    drill_phase: Annotated[str | None, Meta(description="`running` or `returning`.")]
 
 
 # Requests ----------------------------------------------------------------------------------

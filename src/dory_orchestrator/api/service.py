@@ -12,6 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from dory_orchestrator.api.asgi import SingleSlashes, handlers
 from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.asking_bodies import (
+    DrillAnswer,
+    DrillsAnswer,
+    DrillsQuery,
+    DrillStartRequest,
+    DrillStopRequest,
     ExplainAnswer,
     NodeQuery,
     OrderAnswer,
@@ -517,6 +522,18 @@ def _questions(asking: AskingApi) -> Sequence[tuple[Operation, Handler]]:
         (
             Operation(
                 "GET",
+                "/api/v1/fleet/drills",
+                "List fire drills",
+                "The last drills with what came of each: RTO and RPO of every move.",
+                {200: DrillsAnswer},
+                errors=(400, 503),
+                query_type=DrillsQuery,
+            ),
+            asking.drills,
+        ),
+        (
+            Operation(
+                "GET",
                 "/api/v1/fleet/pause",
                 "Show the pause",
                 "Whether everything is paused, until when, by whom and why.",
@@ -531,6 +548,34 @@ def _questions(asking: AskingApi) -> Sequence[tuple[Operation, Handler]]:
 def _orders(asking: AskingApi) -> Sequence[tuple[Operation, Handler]]:
     errors = (*_REQUEST_ERRORS, 403, 503)
     return [
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/drills/start",
+                "Start a fire drill",
+                "Treats an edge node as dead, for real: its processors move, and come home"
+                " afterwards. One node at a time, and only what would be safe. It ends by itself"
+                " when a processor does not become ready.",
+                {200: DrillAnswer},
+                request=DrillStartRequest,
+                errors=(*errors, 404, 409),
+                security="operatorToken",
+            ),
+            asking.start_drill,
+        ),
+        (
+            Operation(
+                "POST",
+                "/api/v1/fleet/drills/stop",
+                "Stop the fire drill",
+                "Its processors go home now.",
+                {200: DrillAnswer},
+                request=DrillStopRequest,
+                errors=(*errors, 409),
+                security="operatorToken",
+            ),
+            asking.stop_drill,
+        ),
         (
             Operation(
                 "POST",

@@ -391,6 +391,17 @@ def dead_letters(rows: Sequence[Row], *, wide: bool) -> Table:
     return table
 
 
+def drill_moves(rows: Sequence[Row]) -> Table:
+    """What a drill brought about, in order."""
+    table = _table("KIND", "PROCESSOR", "FROM", "TO", "OUTCOME", "RTO", "RPO")
+    for row in rows:
+        costs = (_exact(row["rto_seconds"]), _exact(row["rpo_seconds"]))
+        name = row["processor_name"] or row["processor_id"]
+        outcome = row["outcome"] or "under way"
+        add_row(table, [row["kind"], name, row["from_node"], row["to_node"], outcome, *costs])
+    return table
+
+
 def pairs(values: Mapping[str, object]) -> Table:
     """Names and values."""
     table = Table(box=None, show_header=False, pad_edge=False)

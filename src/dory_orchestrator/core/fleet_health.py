@@ -19,7 +19,7 @@ from dory_orchestrator.core.model import (
     Snapshot,
     node_key,
 )
-from dory_orchestrator.core.node_health import Answering, NodeFacts, NodeVerdict
+from dory_orchestrator.core.node_health import Answering, NodeFacts, NodeVerdict, pretended
 
 _MANAGED = "managed"
 """Application nodes have no row that could say that they are decommissioned."""
@@ -30,13 +30,16 @@ class FleetHealth:
     """The verdicts: of edge nodes by id, of application nodes by name."""
 
     edge_nodes: Mapping[UUID, NodeVerdict]
+    """As moves see them: the node of a drill is dead."""
     application_nodes: Mapping[str, NodeVerdict]
     brake: BrakeVerdict
     names: Mapping[UUID, str] = field(default_factory=dict)
+    judged: Mapping[UUID, NodeVerdict] = field(default_factory=dict)
+    """The edge nodes as they are."""
 
     def verdicts(self) -> dict[str, NodeVerdict]:
         """All of them, by `node_key`."""
-        found = {node_key(key, self.names[key]): one for key, one in self.edge_nodes.items()}
+        found = {node_key(key, self.names[key]): one for key, one in self.judged.items()}
         return found | {node_key(None, key): one for key, one in self.application_nodes.items()}
 
     @property
@@ -71,7 +74,18 @@ def judge(
         limits=limits,
     )
     names = {row.id: row.name for row in desired.edge_nodes.values()}
-    return FleetHealth(edge_nodes, application_nodes, verdict, names)
+    effective = {**edge_nodes, **_drilled(snapshot, edge_nodes)}
+    return FleetHealth(effective, application_nodes, verdict, names, edge_nodes)
+
+
+def _drilled(
+    snapshot: Snapshot, edge_nodes: Mapping[UUID, NodeVerdict]
+) -> Mapping[UUID, NodeVerdict]:
+    drill, now = snapshot.desired.drill, snapshot.now
+    verdict = edge_nodes.get(drill.edge_node_id) if drill is not None else None
+    if drill is None or verdict is None or not verdict.is_well or not drill.runs(now):
+        return {}
+    return {drill.edge_node_id: pretended(verdict, drill.by, drill.until, now)}
 
 
 def pods_of_node(pods: Iterable[Pod]) -> Mapping[str, list[Pod]]:

@@ -415,6 +415,32 @@ class Order:
     reason: str
 
 
+class DrillPhase(StrEnum):
+    """How far a fire drill is."""
+
+    RUNNING = "running"
+    RETURNING = "returning"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """A fire drill that has not ended: its edge node counts as dead while it runs, `until` a
+    moment at most."""
+
+    id: int
+    edge_node_id: UUID
+    node_name: str
+    phase: DrillPhase
+    began_at: float
+    until: float
+    by: str
+
+    def runs(self, now: float) -> bool:
+        """Whether its node counts as dead."""
+        return self.phase is DrillPhase.RUNNING and now < self.until
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
     """Everything that the database says, read at one moment: `now` by its clock.
@@ -438,6 +464,7 @@ class Desired:
     guard: GuardRecord = GuardRecord()
     pause: Pause | None = None
     orders: Mapping[UUID, Order] = field(default_factory=dict)
+    drill: Drill | None = None
 
     def ordered(self, processor_id: UUID, kind: OrderKind) -> Order | None:
         """The order of this kind that stands for a processor."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from dory_orchestrator.core.backoff import Backoff
 from dory_orchestrator.core.model import Gap, Limits, Node
-from dory_orchestrator.core.why import Rule, Scalar, Trail, Why
+from dory_orchestrator.core.why import Rule, Scalar, Trail, Tried, Why
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """How far the cluster's clock may be from the database's."""
@@ -46,6 +46,7 @@ class NodeReason(StrEnum):
     # It lives.
     BEATING_THOUGH_NOT_READY = "beating_though_not_ready"
     SILENT_BUT_ANSWERING = "silent_but_answering"
+    DRILL = "drill"
     STABILISING = "stabilising"
     FLAPPING = "flapping"
     WELL = "well"
@@ -361,6 +362,23 @@ def _not_ready_since(facts: NodeFacts, now: float) -> float:
     if record.reason in _DEAD and record.suspect_since is not None:
         return record.suspect_since
     return record.since if record.reason in _SEEN_NOT_READY else now
+
+
+def pretended(verdict: NodeVerdict, by: str, until: float, now: float) -> NodeVerdict:
+    """A node that is well, and is treated as dead for a drill. Its record stays what it is."""
+    detail = f"a drill by {by} treats it as dead"
+    asked = [*verdict.why.tried, Tried(Rule.DRILL, True, (by, until - now))]
+    return replace(
+        verdict,
+        state=NodeState.OFFLINE,
+        reason=NodeReason.DRILL,
+        detail=detail,
+        is_dead=True,
+        last_alive_at=now,
+        wake_at=until,
+        failback_at=None,
+        why=replace(verdict.why, tried=asked),
+    )
 
 
 # Verdicts ----------------------------------------------------------------------------------

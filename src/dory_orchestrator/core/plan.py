@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.model import MoveKind, Pause, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeVerdict
 from dory_orchestrator.core.why import Tried, Why
+
+if TYPE_CHECKING:
+    from dory_orchestrator.core.drill import DrillStep
 
 
 class Reason(StrEnum):
@@ -169,7 +173,7 @@ class MoveStart:
     `edge_node_id` is the edge node that is left (failover) or returned to (failback).
     `heartbeat_at` is the last heartbeat of the node that is left: with a newer one it lives.
     `decided_at` is when the snapshot was taken. `fencing` is whether the old instance is told
-    to shut down once the new one is ready.
+    to shut down once the new one is ready. `is_drill`: the node only counts as dead, and beats.
     """
 
     kind: MoveKind
@@ -181,6 +185,7 @@ class MoveStart:
     heartbeat_at: float | None
     decided_at: float
     fencing: bool = True
+    is_drill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +365,7 @@ class Plan:
     `strangers` are pods that call themselves ours but belong to another fleet, or to none.
     `desired_counts` are the guard's counts of this moment. `nodes` are by `node_key`.
     `stopped_rollouts` say of each template whose rollout stopped why. While a `pause` lasts,
-    `paused` is what would be done. `tried` are the rules that
+    `paused` is what would be done. `drill` is the next phase of a fire drill. `tried` are the rules that
     were asked for each processor, `choices` the nodes that were looked at for those that need one.
     """
 
@@ -379,6 +384,7 @@ class Plan:
     brake: BrakeVerdict | None = None
     pause: Pause | None = None
     paused: tuple[Create | Delete | CancelMove, ...] = ()
+    drill: "DrillStep | None" = None
     desired_counts: Mapping[str, int] = field(default_factory=dict)
     node_loads: Mapping[str, NodeLoad] = field(default_factory=dict)
     wake_at: float | None = None

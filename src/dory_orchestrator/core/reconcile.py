@@ -7,6 +7,7 @@ from uuid import UUID
 
 from dory_orchestrator.core import guard
 from dory_orchestrator.core.cycle import Wanted, backoff_of, failed_times, has_failed, shown
+from dory_orchestrator.core.drill import next_step as next_drill_step
 from dory_orchestrator.core.explaining import explained
 from dory_orchestrator.core.model import (
     Limits,
@@ -73,6 +74,7 @@ def compute(snapshot: Snapshot, limits: Limits) -> Plan:
         wake_at=cycle.wake_at,
         tried={key: trail.tried for key, trail in cycle.trails.items()},
         choices=cycle.choices,
+        drill=next_drill_step(snapshot, cycle.health, limits),
     )
     return paused(snapshot, explained(snapshot, plan))
 

@@ -19,7 +19,7 @@ from dory_orchestrator.core.model import (
     Snapshot,
 )
 from dory_orchestrator.core.moving import Home, No, holds, may_go_home, may_leave, measure
-from dory_orchestrator.core.node_health import NodeVerdict
+from dory_orchestrator.core.node_health import NodeReason, NodeVerdict
 from dory_orchestrator.core.placing import Place, Placing
 from dory_orchestrator.core.plan import CancelMove, EndMove, Finding, MoveStart, Reason
 from dory_orchestrator.core.specify import EDGE
@@ -250,10 +250,11 @@ class Relocating(Placing):
             old_uid=None if old is None else old.uid,
             edge_node_id=None if one.row is None else one.row.id,
             last_alive_at=one.verdict.last_alive_at,
-            suspect_at=one.verdict.record.suspect_since,
+            suspect_at=self._suspect_at(one.verdict),
             heartbeat_at=None if one.row is None else one.row.last_heartbeat_at,
             decided_at=self.now,
             fencing=one.wanted.blueprint.runtime.fencing,
+            is_drill=one.verdict.reason is NodeReason.DRILL,
         )
         target = self._target_of(one)
         if target is not None:
@@ -267,6 +268,10 @@ class Relocating(Placing):
         moved_from = self._moved_from(config, one.row)
         self._create(one.wanted, place, home=None, moved_from=moved_from, move=start)
         self._find_moving(config.processor_id, one, place)
+
+    def _suspect_at(self, verdict: NodeVerdict) -> float | None:
+        """In a drill it is left at this moment."""
+        return self.now if verdict.reason is NodeReason.DRILL else verdict.record.suspect_since
 
     def _target_of(self, one: Leaving) -> EdgeNodeRow | None:
         target_id = None if one.row is None else one.row.failover_target_node_id

@@ -32,6 +32,7 @@ class Rule(StrEnum):
     DEAD_ALREADY = "dead_already"
     GRACE_OVER = "grace_over"
     STABILISING = "stabilising"
+    DRILL = "drill"
     # Whether the mass-failure brake holds.
     OVERRIDDEN = "overridden"
     ALL_SILENT_BUT_READY = "all_silent_but_ready"
@@ -127,6 +128,7 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
             "Is it well for too short a time yet to take its processors home?",
             ("well_seconds", "falls_lately", "failback_in_seconds"),
         ),
+        Rule.DRILL: Asked("Does a fire drill treat it as dead?", ("by", "for_seconds")),
         Rule.OVERRIDDEN: Asked("Is the brake overridden by an operator?", ("for_seconds",)),
         Rule.ALL_SILENT_BUT_READY: Asked(
             "Are all nodes that count silent, while the cluster calls them ready?",

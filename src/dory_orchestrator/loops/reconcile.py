@@ -234,6 +234,9 @@ class Reconciler:
         # Before anything is granted by it: whoever takes over must know what was known.
         await self._judged.write(lease, plan, desired)
         refused = await self._carry_out(turn, plan, desired)
+        if plan.drill is not None:
+            await self._store.record_drill(lease, plan.drill)
+            self._wake.set()
         await self._display.show(lease, plan, snapshot)
         if self._answerer is not None:
             await self._answerer.answer(lease, snapshot, plan)

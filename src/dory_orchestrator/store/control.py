@@ -11,8 +11,11 @@ from uuid import UUID
 
 from dory_orchestrator.core.answering import Question, QuestionKind
 from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
+from dory_orchestrator.core.drill import DrillReason, DrillStep
 from dory_orchestrator.core.model import (
     Desired,
+    Drill,
+    DrillPhase,
     EdgeNodeRow,
     Gap,
     GuardRecord,
@@ -237,6 +240,26 @@ class ControlStore:
 
         await self._leading("record_health", lease, work)
 
+    async def record_drill(self, lease: Lease, step: DrillStep) -> None:
+        """See FleetStore. With its event, once."""
+
+        async def work(connection: Connection) -> None:
+            drill, reason = step.drill, str(step.reason)
+            outcome = "aborted" if step.reason is DrillReason.ABORTED else "done"
+            done = await connection.fetchval(
+                QUERIES["step_drill"],
+                drill.id,
+                str(drill.phase),
+                str(step.phase),
+                outcome if step.reason is not DrillReason.STILL_AWAY else reason,
+                _storable(step.detail),
+            )
+            if done:
+                event = Event("drill", reason, step.detail, node_name=drill.node_name)
+                await _write_events(connection, lease, [event])
+
+        await self._leading("record_drill", lease, work)
+
     async def record_move_state(
         self, lease: Lease, processor_id: UUID, epoch: int, state_at: float
     ) -> None:
@@ -377,6 +400,7 @@ class _DesiredReader:
         owners = await connection.fetch(QUERIES["list_ownership"])
         pause = await connection.fetchrow(QUERIES["read_pause"])
         orders = await connection.fetch(QUERIES["list_orders"])
+        drill = await connection.fetchrow(QUERIES["read_drill"])
         return Desired(
             now=moment["now"],
             fleet_id=moment["fleet_id"],
@@ -396,6 +420,7 @@ class _DesiredReader:
             ),
             pause=None if pause is None else Pause(**pause),
             orders={row[0]: Order(OrderKind(row[1]), row[2], row[3]) for row in orders},
+            drill=None if drill is None else _drill(drill),
         )
 
 
@@ -424,6 +449,10 @@ def _node_record(row: Any) -> NodeRecord:
         last_well_at=last_well_at,
         falls=tuple(falls),
     )
+
+
+def _drill(row: Any) -> Drill:
+    return Drill(**{**row, "phase": DrillPhase(row["phase"])})
 
 
 def _brake(row: Any) -> BrakeRecord:
@@ -541,6 +570,7 @@ class _Grants:
             [move.edge_node_id for _, move in moves],
             [move.heartbeat_at for _, move in moves],
             [move.decided_at for _, move in moves],
+            [move.is_drill for _, move in moves],
         )
         return [a for a in asked if a.move is None or a.processor_id in held]
 

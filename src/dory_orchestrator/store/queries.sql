@@ -338,6 +338,20 @@ FROM orchestrator.pause FOR SHARE
 -- list_orders --
 SELECT processor_id, kind, by, reason FROM orchestrator.orders
 
+-- read_drill --
+SELECT id, edge_node_id, node_name, phase, extract(epoch FROM began_at)::float8 AS began_at,
+    extract(epoch FROM until)::float8 AS until, by
+FROM orchestrator.drills WHERE phase <> 'ended'
+
+-- step_drill --
+-- $1 drill, $2 the phase before, $3 the next one, $4 outcome, $5 in words. The first outcome stays.
+UPDATE orchestrator.drills
+SET phase = $3, detail = $5, left_at = COALESCE(left_at, now()),
+    outcome = CASE WHEN outcome = 'aborted' THEN outcome ELSE $4 END,
+    ended_at = CASE WHEN $3 = 'ended' THEN now() END
+WHERE id = $1 AND phase = $2
+RETURNING true
+
 -- fulfil_orders --
 -- $1 processor ids. To go home: their move has begun.
 DELETE FROM orchestrator.orders WHERE processor_id = ANY ($1::uuid[]) AND kind = 'failback'
@@ -393,10 +407,11 @@ FOR SHARE
 
 -- check_moves --
 -- $1 processor ids, $2 kinds, $3 edge nodes (null: it leaves an application node), $4 last
--- heartbeats and $5 moments that the decisions were made on. What still holds.
+-- heartbeats and $5 moments that the decisions were made on, $6 whether they are of a drill. What
+-- still holds.
 SELECT a.processor_id
-FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::float8[], $5::float8[])
-    AS a (processor_id, kind, edge_node_id, heartbeat_at, decided_at)
+FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::float8[], $5::float8[], $6::boolean[])
+    AS a (processor_id, kind, edge_node_id, heartbeat_at, decided_at, is_drill)
 LEFT JOIN edge_nodes n ON n.id = a.edge_node_id
 LEFT JOIN orchestrator.cordons c ON c.edge_node_id = a.edge_node_id
 LEFT JOIN orchestrator.orders o ON o.processor_id = a.processor_id
@@ -407,6 +422,11 @@ WHERE clock_timestamp() < to_timestamp(a.decided_at) + interval '5 seconds'
             AND o.kind IS DISTINCT FROM 'failover'
         WHEN a.kind = 'departure' THEN n.status::text = 'decommissioned'
             OR COALESCE(o.kind = 'failover', false)
+        WHEN a.is_drill THEN EXISTS (
+            SELECT FROM orchestrator.drills d
+            WHERE d.edge_node_id = a.edge_node_id AND d.phase = 'running'
+                AND d.until > clock_timestamp()
+        )
         ELSE (n.failover_enabled OR COALESCE(o.kind = 'failover', false))
             AND extract(epoch FROM n.last_heartbeat_at)::float8 IS NOT DISTINCT FROM a.heartbeat_at
     END

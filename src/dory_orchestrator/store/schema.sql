@@ -440,13 +440,34 @@ CREATE TABLE orchestrator.webhook_dead_letters (
 CREATE INDEX webhook_dead_letters_due_idx ON orchestrator.webhook_dead_letters (webhook, event_id)
     WHERE retry_at IS NOT NULL;
 
+-- Fire drills, one at a time. `left_at` is when its node stopped to count as dead; moves of its node
+-- between its beginning and its end are what came of it.
+CREATE TABLE orchestrator.drills (
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    edge_node_id uuid NOT NULL,
+    node_name text NOT NULL,
+    by text NOT NULL,
+    reason text NOT NULL,
+    phase text NOT NULL DEFAULT 'running',
+    began_at timestamptz NOT NULL DEFAULT now(),
+    until timestamptz NOT NULL,
+    left_at timestamptz,
+    ended_at timestamptz,
+    outcome text,
+    detail text NOT NULL DEFAULT '',
+    CONSTRAINT drills_pkey PRIMARY KEY (id),
+    CONSTRAINT drills_phase_check CHECK (phase IN ('running', 'returning', 'ended'))
+);
+
+CREATE UNIQUE INDEX drills_open_key ON orchestrator.drills ((true)) WHERE phase <> 'ended';
+
 -- Which migration this is.
 CREATE TABLE orchestrator.alembic_version (
     version_num character varying(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0009');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0010');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

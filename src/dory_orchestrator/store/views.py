@@ -7,15 +7,20 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from dory_orchestrator.core import ordering
+import msgspec
+
+from dory_orchestrator.core import drill, ordering
 from dory_orchestrator.core.answering import QuestionKind, json_text
 from dory_orchestrator.core.directive import BeatFacts
+from dory_orchestrator.core.drill import DrillFacts
 from dory_orchestrator.core.model import Limits, OrderKind
 from dory_orchestrator.core.ordering import OrderFacts
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     BrakeStatus,
+    DrillMove,
+    DrillView,
     EventBounds,
     EventPage,
     EventQuery,
@@ -239,7 +244,7 @@ class PostgresViews(WebhookViews):
             node = await _locked_node(connection, name, organization_id)
             if not await connection.fetchval(_QUERIES["cordon"], node["id"], reason):
                 return False
-            await _tell_cordon(connection, "cordoned", f"by {by}: {reason}", name)
+            await _tell_of_node(connection, "cordon", "cordoned", f"by {by}: {reason}", name)
             return True
 
         return await self._write("cordon", work)
@@ -253,7 +258,7 @@ class PostgresViews(WebhookViews):
                 raise OperatorRefused(f"node: {name} is decommissioned: it has to register first")
             if not await connection.fetchval(_QUERIES["uncordon"], node["id"]):
                 return False
-            await _tell_cordon(connection, "uncordoned", f"by {by}", name)
+            await _tell_of_node(connection, "cordon", "uncordoned", f"by {by}", name)
             return True
 
         return await self._write("uncordon", work)
@@ -300,6 +305,45 @@ class PostgresViews(WebhookViews):
             return ordering.follows(kind, facts)
 
         return await self._write("order", work)
+
+    async def start_drill(
+        self, node: str, organization_id: UUID | None, for_seconds: float, reason: str, by: str
+    ) -> DrillView:
+        """See FleetViews. All in one transaction."""
+
+        async def work(connection: Connection) -> DrillView:
+            row = await _locked_node(connection, node, organization_id)
+            facts = await connection.fetchrow(_QUERIES["drill_facts"], row["id"])
+            refused = drill.refusal(DrillFacts(**facts))
+            if refused is not None:
+                raise OperatorRefused(f"node: {refused}")
+            wanted = (row["id"], node, by, reason, for_seconds)
+            await connection.execute(_QUERIES["start_drill"], *wanted)
+            await _tell_of_node(connection, "drill", "started", f"by {by}: {reason}", node)
+            return (await _drills(connection, 1))[0]
+
+        return await self._write("start_drill", work)
+
+    async def stop_drill(self, by: str) -> DrillView:
+        """See FleetViews. All in one transaction."""
+
+        async def work(connection: Connection) -> DrillView:
+            said = f"{by} stopped it: its processors go home"
+            node = await connection.fetchval(_QUERIES["stop_drill"], said)
+            if node is None:
+                raise OperatorRefused("no drill runs: there is nothing to stop")
+            await _tell_of_node(connection, "drill", "aborted", said, node)
+            return (await _drills(connection, 1))[0]
+
+        return await self._write("stop_drill", work)
+
+    async def list_drills(self, limit: int) -> Sequence[DrillView]:
+        """See FleetViews."""
+
+        async def work(connection: Connection) -> Sequence[DrillView]:
+            return await _drills(connection, limit)
+
+        return await self._read("list_drills", work)
 
     async def retry(self, processor_id: UUID, reason: str, by: str) -> str:
         """See FleetViews. All in one transaction."""
@@ -534,9 +578,23 @@ async def _locked_node(
     return found
 
 
-async def _tell_cordon(connection: Connection, reason: str, detail: str, name: str) -> None:
-    await connection.execute(_QUERIES["tell_cordon"], reason, detail, name)
+async def _tell_of_node(
+    connection: Connection, kind: str, reason: str, detail: str, name: str
+) -> None:
+    await connection.execute(_QUERIES["tell_of_node"], kind, reason, detail, name)
     await connection.execute(_QUERIES["wake_leader"])
+
+
+async def _drills(connection: Connection, limit: int) -> Sequence[DrillView]:
+    rows = await connection.fetch(_QUERIES["list_drills"], limit)
+    return [DrillView(**{**row, "moves": _drill_moves(row["moves"])}) for row in rows]
+
+
+def _drill_moves(text: str) -> Sequence[DrillMove]:
+    return [
+        msgspec.convert({k: v for k, v in move.items() if k != "id"}, DrillMove)
+        for move in json.loads(text)
+    ]
 
 
 async def _tell(

@@ -460,9 +460,9 @@ RETURNING true
 -- uncordon --
 DELETE FROM orchestrator.cordons WHERE edge_node_id = $1 RETURNING true
 
--- tell_cordon --
--- $1 reason, $2 detail, $3 name of the node.
-INSERT INTO orchestrator.events (kind, reason, detail, node_name) VALUES ('cordon', $1, $2, $3)
+-- tell_of_node --
+-- $1 kind, $2 reason, $3 detail, $4 name of the node.
+INSERT INTO orchestrator.events (kind, reason, detail, node_name) VALUES ($1, $2, $3, $4)
 
 -- pause_status --
 -- One that is over is none.
@@ -487,6 +487,66 @@ UPDATE orchestrator.pause SET until = NULL WHERE until > extract(epoch FROM now(
 -- tell_decision --
 -- $1 kind, $2 reason, $3 detail, $4 processor.
 INSERT INTO orchestrator.events (kind, reason, detail, processor_id) VALUES ($1, $2, $3, $4)
+
+-- list_drills --
+-- $1 how many. The newest first.
+SELECT d.id, d.node_name, d.by, d.reason, d.phase, d.began_at, d.until, d.left_at, d.ended_at,
+    d.outcome, d.detail,
+    (
+        SELECT COALESCE(jsonb_agg(to_jsonb(m) ORDER BY m.began_at, m.id), '[]')::text FROM (
+            SELECT m.id, m.processor_id,
+                (SELECT p.name::text FROM processors p WHERE p.id = m.processor_id LIMIT 1)
+                    AS processor_name,
+                m.kind, m.from_node, m.to_node, m.began_at, m.ended_at, m.outcome, m.rto_seconds,
+                m.rpo_seconds
+            FROM orchestrator.moves m
+            WHERE m.edge_node_id = d.edge_node_id AND m.began_at >= d.began_at
+                AND m.began_at <= COALESCE(d.ended_at, now())
+            ORDER BY m.id LIMIT 1000
+        ) m
+    ) AS moves
+FROM orchestrator.drills d ORDER BY d.id DESC LIMIT $1
+
+-- drill_facts --
+-- $1 edge node.
+SELECT
+    n.status::text AS status,
+    n.failover_enabled,
+    EXISTS (SELECT FROM orchestrator.cordons c WHERE c.edge_node_id = n.id) AS cordoned,
+    COALESCE((SELECT k.ready FROM orchestrator.nodes k WHERE k.name = n.name), false) AS ready,
+    (SELECT h.state FROM orchestrator.node_health h WHERE h.edge_node_id = n.id) AS health,
+    (SELECT d.node_name FROM orchestrator.drills d WHERE d.phase <> 'ended') AS other_drill,
+    EXISTS (
+        SELECT FROM orchestrator.brake b
+        WHERE b.engaged_at IS NOT NULL
+            AND COALESCE(b.override_until <= extract(epoch FROM now()), true)
+    ) AS brake_engaged,
+    EXISTS (
+        SELECT FROM orchestrator.pause u WHERE u.until > extract(epoch FROM now())
+    ) AS paused,
+    (SELECT held_since IS NOT NULL FROM orchestrator.guard) AS guard_held,
+    (SELECT count(*) FROM orchestrator.moves m WHERE m.ended_at IS NULL) AS moves_open,
+    (
+        SELECT count(*) FROM orchestrator.node_health h
+        WHERE h.edge_node_id IS NOT NULL AND h.edge_node_id <> n.id
+            AND h.state IN ('suspect', 'offline')
+    ) AS others_in_trouble,
+    (
+        SELECT count(*) FROM edge_node_apps a
+        WHERE a.edge_node_id = n.id AND a.status = 'active'
+    ) AS processors
+FROM edge_nodes n WHERE n.id = $1
+
+-- start_drill --
+-- $1 edge node, $2 its name, $3 by whom, $4 why, $5 seconds.
+INSERT INTO orchestrator.drills (edge_node_id, node_name, by, reason, until)
+VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
+
+-- stop_drill --
+-- $1 in words. One that runs goes on to its way home.
+UPDATE orchestrator.drills SET phase = 'returning', outcome = 'aborted', detail = $1, left_at = now()
+WHERE phase = 'running'
+RETURNING node_name
 
 -- order_facts --
 -- $1 processor. No row when nothing is known of it. What may change meanwhile is locked by the
@@ -658,8 +718,12 @@ SELECT
     ) AS away,
     p.until AS pause_until,
     p.by AS pause_by,
-    p.reason AS pause_reason
+    p.reason AS pause_reason,
+    d.node_name AS drill_node,
+    d.until AS drill_until,
+    d.phase AS drill_phase
 FROM orchestrator.leader l
+LEFT JOIN orchestrator.drills d ON d.phase <> 'ended'
 LEFT JOIN (
     SELECT to_timestamp(until) AS until, by, reason FROM orchestrator.pause
     WHERE until > extract(epoch FROM now())

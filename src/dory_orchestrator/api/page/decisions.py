@@ -12,7 +12,14 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET
 
-from dory_orchestrator.api.asking_bodies import OrderRequest, PauseRequest, ResumeRequest
+from dory_orchestrator.api.asking import start_drill
+from dory_orchestrator.api.asking_bodies import (
+    DrillStartRequest,
+    DrillStopRequest,
+    OrderRequest,
+    PauseRequest,
+    ResumeRequest,
+)
 from dory_orchestrator.api.bodies import BodyError, named
 from dory_orchestrator.api.fleet_bodies import (
     ClearRequest,
@@ -137,6 +144,25 @@ async def _resume(views: FleetViews, body: ResumeRequest) -> str:
     return "The pause has ended: what waited is done now, if it is still right."
 
 
+_DRILL_FOR = Field(
+    "for_seconds",
+    "At most for",
+    "choice",
+    [("60", "1 minute"), ("300", "5 minutes"), ("900", "15 minutes")],
+)
+
+
+async def _start_drill(views: FleetViews, body: DrillStartRequest) -> str:
+    organization = None if body.organization is UNSET else body.organization
+    await start_drill(views, body.node, organization, body.for_seconds, body.reason, body.by)
+    return f"{body.node} counts as dead now: its processors move."
+
+
+async def _stop_drill(views: FleetViews, body: DrillStopRequest) -> str:
+    drill = await views.stop_drill(body.by)
+    return f"The processors of {drill.node_name} go home now."
+
+
 def _order(kind: OrderKind) -> Callable[[FleetViews, OrderRequest], Awaitable[str]]:
     async def decide(views: FleetViews, body: OrderRequest) -> str:
         return _sentence(await views.order(body.processor, kind, body.reason, body.by))
@@ -169,6 +195,23 @@ DECISIONS: Mapping[str, Decision] = {
             "What waited is done now, if it is still right.",
             ResumeRequest,
             _resume,
+        ),
+        Decision(
+            "drill",
+            "Start a fire drill",
+            "The node is treated as dead, for real: its processors move to the cloud with their"
+            " last saved state, and come home afterwards. It ends by itself when one does not"
+            " become ready.",
+            DrillStartRequest,
+            _start_drill,
+            (*_NODE, _DRILL_FOR, _REASON),
+        ),
+        Decision(
+            "drill-stop",
+            "Stop the fire drill",
+            "Its processors go home now.",
+            DrillStopRequest,
+            _stop_drill,
         ),
         Decision(
             "failover",

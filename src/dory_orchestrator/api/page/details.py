@@ -52,6 +52,7 @@ async def node(views: FleetViews, name: str, edge_node_id: UUID | None) -> dict[
     summary = await views.summary()
     return {
         "node": one,
+        "drilled": summary.drill_node == one.name and summary.drill_phase == "running",
         "processors": processors,
         "moves": moves,
         "now": summary.at,

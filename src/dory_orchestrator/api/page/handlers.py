@@ -311,7 +311,7 @@ class Page:
             message = await decision.decide(self._views, body)
         except (BodyError, StoreDataError) as error:
             return self._form(request, decision, form, problem=str(error), status=400)
-        except (OperatorRefused, NotKnown) as error:
+        except (OperatorRefused, NotKnown, NobodyAnswers) as error:
             return self._form(request, decision, form, problem=str(error), status=409)
         _log.warning("decided on the page", decision=decision.name, by=body.by)
         return self._fragment(request, "decided.html", {"decision": decision, "message": message})

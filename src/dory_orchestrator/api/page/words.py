@@ -125,6 +125,13 @@ def _others(picture: FleetPicture, now: datetime) -> Iterator[str]:
     if picture.away:
         since = "" if picture.away_since is None else f" since {clock(picture.away_since, now)}"
         yield f"{picture.away:,} {_verb(picture.away, 'live')} away from home{since}."
+    summary = picture.summary
+    if summary.drill_node is not None and summary.drill_until is not None:
+        until = clock(summary.drill_until, now)
+        if summary.drill_phase == "running":
+            yield f"A fire drill treats {summary.drill_node} as dead until {until}."
+        else:
+            yield f"After a fire drill processors go home to {summary.drill_node}."
     if picture.frozen:
         yield f"{picture.frozen:,} {_be(picture.frozen)} frozen until an operator adopts them."
     if brake.override_until is not None:
