@@ -7,7 +7,7 @@ from tests.core.world import LIMITS, START, a_node, an_edge_row
 from tests.leader_double import ONE, small_fleet
 
 from dory_orchestrator.core.brake import BrakeReason, BrakeRecord
-from dory_orchestrator.core.model import Order, OrderKind, Pause
+from dory_orchestrator.core.model import Gap, Order, OrderKind, Pause
 from dory_orchestrator.core.reconcile import compute
 from dory_orchestrator.core.supposing import Experience, suppose, what_if
 
@@ -110,6 +110,14 @@ def test_a_pause_is_told_and_not_counted():
     paused = replace(fleet, desired=replace(fleet.desired, pause=Pause(START + 60, "eva", "x")))
     found = told("edge-1", snapshot=paused)
     assert (found["paused"], found["moves"]) == (True, 2)
+
+
+@pytest.mark.parametrize("ended_at", [START - 1, START + 1])
+def test_what_we_did_not_hear_says_nothing_of_then(ended_at):
+    fleet = small_fleet()
+    gaps = (Gap(START - 3600, ended_at),)
+    found = told("edge-1", snapshot=replace(fleet, desired=replace(fleet.desired, gaps=gaps)))
+    assert (found["moves"], found["safe"]) == (2, True)
 
 
 def test_to_suppose_changes_nothing_of_the_snapshot():

@@ -17,7 +17,12 @@ from dory_orchestrator.core.model import (
     Snapshot,
     node_key,
 )
-from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState
+from dory_orchestrator.core.node_health import (
+    CLOCKS_DIFFER_SECONDS,
+    NodeReason,
+    NodeRecord,
+    NodeState,
+)
 from dory_orchestrator.core.plan import Create, Finding, Plan, Reason
 from dory_orchestrator.core.reconcile import compute
 
@@ -91,9 +96,11 @@ def what_if(
 
 
 def suppose(snapshot: Snapshot, dead: Collection[str], limits: Limits) -> Snapshot:
-    """The same moment, had these nodes been dead for just so long that they are known to be."""
+    """The same moment, had these nodes been dead for just so long that they are known to be, and
+    had we heard all the time: what we missed a moment ago says nothing of then."""
     now, grace_seconds = snapshot.now, limits.node_failure_grace_seconds
     fell_at = now - grace_seconds - limits.heartbeat_stale_seconds - 1.0
+    silent_at = fell_at - 2 * CLOCKS_DIFFER_SECONDS
     record = NodeRecord(
         NodeState.OFFLINE,
         NodeReason.DEAD_NOT_READY,
@@ -103,7 +110,7 @@ def suppose(snapshot: Snapshot, dead: Collection[str], limits: Limits) -> Snapsh
         falls=(now,),
     )
     rows = {
-        key: replace(row, last_heartbeat_at=fell_at) if row.name in dead else row
+        key: replace(row, last_heartbeat_at=silent_at) if row.name in dead else row
         for key, row in snapshot.desired.edge_nodes.items()
     }
     keys = {node_key(row.id, row.name) for row in rows.values() if row.name in dead}
@@ -118,6 +125,8 @@ def suppose(snapshot: Snapshot, dead: Collection[str], limits: Limits) -> Snapsh
             edge_nodes=rows,
             node_records={**snapshot.desired.node_records, **known},
             pause=None,
+            drill=None,
+            gaps=(),
         ),
         observed=replace(
             snapshot.observed,
