@@ -175,6 +175,11 @@ WELL = {
     "nodes": 2,
     "nodes_ready": 2,
     "states": {"running": 5},
+    "away": 0,
+    "pause_until": None,
+    "pause_by": None,
+    "drill_node": None,
+    "drill_phase": None,
 }
 
 
@@ -191,6 +196,15 @@ WELL = {
         ({"current": False, "brake_engaged": True}, "Nobody looks at the fleet now: "),
         ({"brake_engaged": True, "guard_held": True}, "The brake holds: "),
         ({"guard_held": True, "ready": 0}, "The deletion guard holds: "),
+        (
+            {"pause_until": "2026-01-01T14:30:00Z", "pause_by": "eva", "brake_engaged": True},
+            "Paused until 14:30 UTC by eva: nothing is created or moved.",
+        ),
+        ({"away": 2, "nodes_ready": 1}, "All 5 processors run. 1 of 2 nodes is not ready. 2 live"),
+        (
+            {"drill_node": "edge-1", "drill_phase": "running", "moves_open": 1},
+            "All 5 processors run. A fire drill treats edge-1 as dead.",
+        ),
     ],
 )
 def test_the_sentence(values, text):

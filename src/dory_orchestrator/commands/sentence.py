@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dory_orchestrator.commands.tables import clean
+
 _TROUBLE = ("error", "held", "waiting", "pending", "starting", "unknown")
 
 
@@ -10,16 +12,20 @@ def sentence(summary: Mapping[str, Any]) -> str:
     """Of the summary that the fleet API gives: the worst first."""
     if not summary["current"]:
         return "Nobody looks at the fleet now: what is shown is as the last leader left it."
+    if summary["pause_until"] is not None:
+        until, by = summary["pause_until"][11:16], clean(str(summary["pause_by"]))
+        return f"Paused until {until} UTC by {by}: nothing is created or moved."
     if summary["brake_engaged"]:
         return "The brake holds: many nodes look dead at once, and none is moved away from."
     if summary["guard_held"]:
         return "The deletion guard holds: pods wait for an operator's word before they are deleted."
-    return _of_processors(summary) + _of_nodes(summary)
+    return _of_processors(summary) + _of_nodes(summary) + _of_drill(summary) + _of_away(summary)
 
 
 def is_well(summary: Mapping[str, Any]) -> bool:
     """Whether nobody need look closer."""
     held = summary["brake_engaged"] or summary["guard_held"] or not summary["current"]
+    held = held or summary["pause_until"] is not None
     missing = summary["desired"] - summary["ready"] or summary["nodes"] - summary["nodes_ready"]
     return not (held or missing or summary["moves_open"])
 
@@ -34,6 +40,20 @@ def _of_processors(summary: Mapping[str, Any]) -> str:
     states = summary["states"]
     trouble = ", ".join(f"{states[name]} {name}" for name in _TROUBLE if states.get(name))
     return f"{missing} of {desired} processors do not run{moving}{trouble and f': {trouble}'}."
+
+
+def _of_away(summary: Mapping[str, Any]) -> str:
+    away = summary["away"]
+    return f" {away} {'lives' if away == 1 else 'live'} away from home." if away else ""
+
+
+def _of_drill(summary: Mapping[str, Any]) -> str:
+    node = summary["drill_node"]
+    if node is None:
+        return ""
+    if summary["drill_phase"] == "running":
+        return f" A fire drill treats {node} as dead."
+    return f" After a fire drill processors go home to {node}."
 
 
 def _of_nodes(summary: Mapping[str, Any]) -> str:

@@ -237,7 +237,11 @@ def summary(row: Row) -> Table:
     leader = row["leader"]
     held = [
         name
-        for name, holds in (("deletion guard", row["guard_held"]), ("brake", row["brake_engaged"]))
+        for name, holds in (
+            ("pause", row["pause_until"] is not None),
+            ("deletion guard", row["guard_held"]),
+            ("brake", row["brake_engaged"]),
+        )
         if holds
     ]
     return pairs(
@@ -245,6 +249,7 @@ def summary(row: Row) -> Table:
             "processors": f"{row['ready']} of {row['desired']} run ({counts(row['states'])})",
             "nodes": f"{row['nodes_ready']} of {row['nodes']} ready",
             "moves under way": row["moves_open"],
+            "away from home": row["away"],
             "holds": ", ".join(held),
             "leader": leader["holder"],
             "term": leader["term"],
