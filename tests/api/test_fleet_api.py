@@ -152,7 +152,7 @@ async def test_the_fields_of_a_move(service, fleet):
         "began_at": "2026-01-01T00:00:00Z",
         "last_alive_at": "2025-12-31T23:59:40Z",
         "state_at": "2025-12-31T23:59:35Z",
-        "suspect_at": None,
+        "suspect_at": "2025-12-31T23:59:50Z",
         "created_at": None,
         "ready_at": None,
         "ended_at": "2026-01-01T00:00:09Z",

@@ -195,6 +195,51 @@ def test_a_dead_node_shows_without_a_reload(open_tab, fleet: Fleet) -> None:
     assert_accessible(page)
 
 
+def test_why_and_what_next(open_tab, fleet: Fleet) -> None:
+    page = open_tab()
+    key = fleet.processors()["counter-berlin"]["id"]
+    page.locator(f"#p-{key}").click()
+    details = page.locator("#details")
+    expect(details).to_contain_text("Does it live away from its home?")
+    expect(details).to_contain_text("Because of node edge-1: offline")
+    assert_accessible(page)
+    # The decision that moved it, with its numbers.
+    failover = details.locator("ol.events li", has=page.locator("b", has_text="failover")).first
+    failover.locator("summary", has_text="Why").first.click()
+    expect(failover).to_contain_text("Is its node in trouble?")
+    expect(failover).to_contain_text("✓ chosen")
+    page.keyboard.press("Escape")
+
+    page.locator("#strip a", has_text="plan").click()
+    expect(details).to_contain_text("Nothing is to be done now")
+    page.keyboard.press("Escape")
+    page.locator("#map h4 a", has_text="edge-2").first.click()
+    page.locator("#details >> text=What if it died now?").click()
+    expect(details).to_contain_text("Safe: 3 would move")
+    expect(details).to_contain_text("move to cloud-")
+
+
+def test_everything_is_paused_and_goes_on(open_tab, fleet: Fleet) -> None:
+    page = open_tab(expected=("401 (Unauthorized)",))
+    page.get_by_role("link", name="Log in to decide").click()
+    page.get_by_label("Operators' token").fill(TOKEN)
+    page.get_by_role("button", name="Log in").click()
+    page.locator("#strip a", has_text="none").click()
+    page.locator("#details >> text=Pause everything…").click()
+    page.get_by_label("Why").fill("look first")
+    page.get_by_label("Who decides").fill("eva")
+    page.get_by_role("button", name="Pause everything").click()
+    expect(page.locator("#details")).to_contain_text("Heartbeats go on")
+    page.keyboard.press("Escape")
+    expect(page.locator("#sentence")).to_contain_text("by eva: nothing is created or moved")
+    page.locator("#strip a", has_text="paused").click()
+    page.locator("#details >> text=End the pause…").click()
+    page.get_by_role("button", name="End the pause").click()
+    expect(page.locator("#details")).to_contain_text("The pause has ended")
+    page.keyboard.press("Escape")
+    expect(page.locator("#sentence")).not_to_contain_text("Paused")
+
+
 def test_moves_are_filtered_and_stay_live(open_tab, fleet: Fleet) -> None:
     page = open_tab()
     page.get_by_label("Kind").select_option("failover")

@@ -23,7 +23,8 @@ _READ_SECONDS = 10.0
 _LEFT_OUT_SECONDS = 86_400.0
 _LAG_EVENTS_MAX = 100_000
 _NAMED_MAX = 10
-_EVENT_FIELDS = tuple(EventView.__dataclass_fields__)
+# An explanation is long, and what is shown of a letter says enough.
+_EVENT_FIELDS = tuple(name for name in EventView.__dataclass_fields__ if name != "explanation")
 
 
 class _Led(Protocol):
