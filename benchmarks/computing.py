@@ -131,7 +131,7 @@ class _Builder:
         """`place` of a thousand says what is the matter with it."""
         key = config.processor_id
         pod = self._pod(config)
-        own = Ownership(1, pod.uid, pod.name, pod.ip, pod.node_name, True)
+        own = Ownership(1, pod.uid, pod.name, pod.ip, pod.node_name, True, namespace=pod.namespace)
         for count, change in (
             (_NEW, self._new),
             (_LOST, self._lost),

@@ -11,7 +11,7 @@ from dory_orchestrator.core.answering import QuestionKind
 from dory_orchestrator.core.drill import DrillReason, DrillStep
 from dory_orchestrator.core.model import DrillPhase, MoveKind, OrderKind
 from dory_orchestrator.core.plan import CancelMove, EndMove, Reason
-from dory_orchestrator.core.why import Rule, Tried, Why
+from dory_orchestrator.core.why import Rule, Why
 from dory_orchestrator.ports import EdgeNodeRegistration, Event, Lease, LeaseLost
 
 
@@ -118,7 +118,7 @@ async def test_how_long_failovers_take_is_learned_from_those_that_ended(world, l
 
 async def test_an_explanation_is_kept_with_its_event(world, lease):
     key = await world.desire()
-    told = Why({"epoch": 0}, [Tried(Rule.WITHOUT_POD, True, (0,))], "cloud-1")
+    told = Why(lambda: {"epoch": 0}, [(Rule.WITHOUT_POD, True, (0,))], "cloud-1")
     assert await world.store.grant(lease, [replace(create(key), why=told)]) == [True]
     await world.store.record_events(lease, [Event("x", "y", "z")])
     explanations = await world.explanations()

@@ -56,7 +56,7 @@ def test_a_trail_keeps_the_very_answer():
     trail = Trail()
     assert trail.ask(Rule.READY, True, "pod", "node") is True
     assert trail.ask(Rule.FAILED, False, 3) is False
-    told = Why({"epoch": 2}, trail.tried).as_dict()
+    told = Why(lambda: {"epoch": 2}, trail.answers).as_dict()
     assert told["facts"] == {"epoch": 2}
     assert told["rules"] == [
         {
@@ -87,11 +87,11 @@ def test_of_many_candidates_the_nearest_are_named_and_the_rest_counted():
     ("value", "told"), [(math.inf, None), (-math.inf, None), (math.nan, None), (1.23456, 1.235)]
 )
 def test_numbers_are_such_as_json_holds(value, told):
-    assert Why({"seconds": value}).as_dict()["facts"] == {"seconds": told}
+    assert Why(lambda: {"seconds": value}).as_dict()["facts"] == {"seconds": told}
 
 
 def test_what_postgresql_refuses_is_replaced():
-    said = explanation("x", "y", "a\0b", Why({"pod": "p\0"}))
+    said = explanation("x", "y", "a\0b", Why(lambda: {"pod": "p\0"}))
     assert said is not None
     assert "\\u0000" not in said
     assert json.loads(said)["detail"] == "a\N{REPLACEMENT CHARACTER}b"
@@ -203,11 +203,22 @@ def test_each_action_carries_why():
 def test_a_pod_that_runs_says_so():
     config = a_processor("a")
     snapshot = a_snapshot([config], [a_pod(config)])
-    plan = compute(snapshot, LIMITS)
+    ordinary = compute(snapshot, LIMITS)
+    assert config.processor_id not in ordinary.answers
+    plan = compute(snapshot, LIMITS, frozenset({config.processor_id}))
+    assert plan == ordinary
     told = why(snapshot, plan, config.processor_id)
     assert fired(told.tried) is Rule.READY
     assert told.facts["pod_node"] == "cloud-1"
     assert plan.findings[config.processor_id].reason is Reason.RUNNING
+
+
+def test_of_one_that_has_just_become_ready_it_is_kept_why():
+    config = a_processor("a")
+    pod = a_pod(config)
+    owned = {config.processor_id: owned_by(pod, ready=False)}
+    plan = compute(a_snapshot([config], [pod], ownership=owned), LIMITS)
+    assert fired(plan.tried_of(config.processor_id)) is Rule.READY
 
 
 def test_without_a_place_every_node_says_why_not():
@@ -230,7 +241,7 @@ def test_what_is_held_by_the_guard_says_by_which_groups():
         world.pods[pod.uid] = pod
         world.ownership[config.processor_id] = owned_by(pod)
     _, plan = world.compute()
-    tried = plan.tried[gone[0].processor_id]
+    tried = plan.tried_of(gone[0].processor_id)
     (asked,) = [one for one in tried if one.rule is Rule.GUARD_HELD]
     assert asked.held
     assert "all" in str(asked.values[0])

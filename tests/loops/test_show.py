@@ -20,7 +20,7 @@ from dory_orchestrator.core.model import (
     Snapshot,
 )
 from dory_orchestrator.core.plan import Finding, GuardVerdict, NodeLoad, Plan, Reason
-from dory_orchestrator.core.why import Rule, Tried
+from dory_orchestrator.core.why import Rule
 from dory_orchestrator.loops.show import Display
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import Lease, NodeSummary, StoreUnavailable
@@ -223,8 +223,8 @@ async def test_an_event_names_the_pod(rig):
 
 
 async def test_an_event_carries_the_rules_that_were_asked(rig):
-    tried = {ONE: [Tried(Rule.ACTING, False), Tried(Rule.READY, True, ("pod-u", "n1"))]}
-    await rig.show({ONE: RUNNING}, tried=tried)
+    asked = {ONE: [(Rule.ACTING, False, ()), (Rule.READY, True, ("pod-u", "n1"))]}
+    await rig.show({ONE: RUNNING}, answers=asked)
     told = json.loads(rig.store.events[0].explanation)
     assert (told["outcome"], told["reason"]) == ("ready", "running")
     assert [(rule["rule"], rule["held"]) for rule in told["rules"]] == [

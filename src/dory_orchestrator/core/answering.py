@@ -27,10 +27,13 @@ from dory_orchestrator.core.plan import (
     Plan,
     State,
 )
+from dory_orchestrator.core.reconcile import compute
 from dory_orchestrator.core.supposing import Experience, unknown_nodes, what_if
 from dory_orchestrator.core.why import Why
 
 _SHOWN_MAX = 1_000
+_ALL_NODES = frozenset({UUID(int=0)})
+"""No processor has this id: of nodes the rules are kept for all, once they are for anything."""
 _QUIET = (State.RUNNING, State.STARTING)
 
 
@@ -63,9 +66,10 @@ def answer(
     asked = question.parameters
     match question.kind:
         case QuestionKind.PROCESSOR:
-            return _processor(snapshot, plan, UUID(asked["id"]))
+            return _processor(snapshot, limits, UUID(asked["id"]))
         case QuestionKind.NODE:
-            return _node(snapshot, plan, asked["name"], asked.get("organization"))
+            explained = compute(snapshot, limits, _ALL_NODES)
+            return _node(snapshot, explained, asked["name"], asked.get("organization"))
         case QuestionKind.PLAN:
             return _plan(snapshot, plan)
         case QuestionKind.WHAT_IF:
@@ -101,7 +105,9 @@ def json_text(value: Mapping[str, Any]) -> str:
 # A processor --------------------------------------------------------------------------------
 
 
-def _processor(snapshot: Snapshot, plan: Plan, processor_id: UUID) -> dict[str, Any]:
+def _processor(snapshot: Snapshot, limits: Limits, processor_id: UUID) -> dict[str, Any]:
+    # The same decisions once more, with what was asked also of what simply runs.
+    plan = compute(snapshot, limits, frozenset({processor_id}))
     finding = plan.findings.get(processor_id)
     if finding is None:
         return {"unknown": f"id: no processor {processor_id} is desired, and none runs"}

@@ -81,7 +81,7 @@ def judge(
         "engaged_seconds_ago": None if record.engaged_at is None else now - record.engaged_at,
         "window_seconds": limits.brake_window_seconds,
     }
-    return replace(verdict, why=Why(facts, trail.tried))
+    return replace(verdict, why=Why(lambda: facts, trail.answers))
 
 
 def _judge(

@@ -77,7 +77,9 @@ class Cycle:
     Placing, relocating and the rest of a cycle build upon it, each in a module of its own.
     """
 
-    def __init__(self, snapshot: Snapshot, limits: Limits) -> None:
+    def __init__(
+        self, snapshot: Snapshot, limits: Limits, explained: frozenset[UUID] = frozenset()
+    ) -> None:
         self.snapshot, self.limits, self.now = snapshot, limits, snapshot.now
         self.desired = snapshot.desired
         self.blueprints = Blueprints()
@@ -99,7 +101,11 @@ class Cycle:
         self.stopped_rollouts: dict[str, str] = {}
         self.records: list[Record] = []
         self.findings: dict[UUID, Finding] = {}
-        self.trails: defaultdict[UUID, Trail] = defaultdict(Trail)
+        self.trails: dict[UUID, Trail] = {}
+        self.explained = explained
+        self._about: UUID | None = None
+        self._trail = Trail()
+        self._is_ordinary = False
         self.wake_at: float | None = None
 
     def _sort_pods(self) -> None:
@@ -128,7 +134,31 @@ class Cycle:
 
     def _ask(self, processor_id: UUID, rule: Rule, held: bool, *values: Scalar) -> bool:
         """Whether a rule holds for a processor; it is kept that it was asked."""
-        return self.trails[processor_id].ask(rule, held, *values)
+        if processor_id is self._about:
+            # Asked half a million times in a large fleet: no further call.
+            self._trail.answers.append((rule, held, values))
+            return held
+        return self._trail_of(processor_id).ask(rule, held, *values)
+
+    def _trail_of(self, processor_id: UUID) -> Trail:
+        """What was asked for it so far. That of the one that is looked at is not looked up: an id
+        is slow to hash, and most are asked for once."""
+        about = self._about
+        if about is not None and (processor_id is about or processor_id == about):
+            return self._trail
+        return self.trails.setdefault(processor_id, Trail())
+
+    def _begin_trail(self, processor_id: UUID) -> None:
+        """Look at one from now on."""
+        self._about, self._is_ordinary = processor_id, False
+        self._trail.answers.clear()
+
+    def _end_trail(self) -> None:
+        """Keep what was asked, unless it simply runs, and did so before."""
+        if self._about is not None and (not self._is_ordinary or self._about in self.explained):
+            self.trails[self._about] = self._trail
+            self._trail = Trail()
+        self._about = None
 
     def _wake(self, at: float) -> None:
         if self.wake_at is None or at < self.wake_at:

@@ -108,7 +108,8 @@ def explain(facts: BeatFacts, sender_node_name: str) -> Why:
     for _, rule, holds in _RULES:
         if trail.ask(rule, holds(facts, sender_node_name), *numbers.get(rule, ())):
             break
-    return Why({**_known(facts), "sender_node": sender_node_name}, trail.tried)
+    known = {**_known(facts), "sender_node": sender_node_name}
+    return Why(lambda: known, trail.answers)
 
 
 def _known(facts: BeatFacts) -> dict[str, Scalar]:

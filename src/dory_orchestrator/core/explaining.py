@@ -3,6 +3,7 @@ were looked at. Nothing is decided here."""
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -45,8 +46,8 @@ def why(snapshot: Snapshot, plan: Plan, processor_id: UUID) -> Why:
     """Why a processor is found as it is, and why what is done for it is done."""
     choice = plan.choices.get(processor_id)
     return Why(
-        _known(snapshot, plan, processor_id),
-        plan.tried.get(processor_id, ()),
+        partial(_known, snapshot, plan, processor_id),
+        plan.answers.get(processor_id, ()),
         None if choice is None else choice.node_name,
         {} if choice is None else choice.unfit,
     )

@@ -53,18 +53,22 @@ class FleetHealth:
 
 
 def judge(
-    snapshot: Snapshot, pods_of_node: Mapping[str, Iterable[Pod]], limits: Limits
+    snapshot: Snapshot,
+    pods_of_node: Mapping[str, Iterable[Pod]],
+    limits: Limits,
+    *,
+    explained: bool = False,
 ) -> FleetHealth:
     """Judge every edge node of the database and every application node of the cluster."""
     desired, nodes = snapshot.desired, snapshot.observed.nodes
-    edge_nodes = {
-        row.id: _judge(snapshot, row, nodes.get(row.name), pods_of_node.get(row.name, ()), limits)
-        for row in desired.edge_nodes.values()
-    }
+
+    def judged(row: EdgeNodeRow | None, name: str) -> NodeVerdict:
+        pods = pods_of_node.get(name, ())
+        return _judge(snapshot, row, nodes.get(name), pods, limits, explained)
+
+    edge_nodes = {row.id: judged(row, row.name) for row in desired.edge_nodes.values()}
     application_nodes = {
-        name: _judge(snapshot, None, node, pods_of_node.get(name, ()), limits)
-        for name, node in nodes.items()
-        if _is_application_node(node)
+        name: judged(None, name) for name, node in nodes.items() if _is_application_node(node)
     }
     verdict = brake.judge(
         edge_nodes,
@@ -103,6 +107,7 @@ def _judge(
     node: Node | None,
     pods: Iterable[Pod],
     limits: Limits,
+    explained: bool,
 ) -> NodeVerdict:
     name = row.name if row is not None else node.name if node is not None else ""
     heard_at = None if row is None else row.last_heartbeat_at
@@ -115,7 +120,7 @@ def _judge(
         record=snapshot.desired.node_records.get(node_key(row.id if row else None, name)),
     )
     gaps = _gaps_that_count(snapshot.desired.gaps, facts)
-    return node_health.judge(facts, now=snapshot.now, gaps=gaps, limits=limits)
+    return node_health.judge(facts, now=snapshot.now, gaps=gaps, limits=limits, explained=explained)
 
 
 def _gaps_that_count(gaps: Sequence[Gap], facts: NodeFacts) -> Sequence[Gap]:

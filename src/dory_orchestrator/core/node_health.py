@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 
 from dory_orchestrator.core.backoff import Backoff
 from dory_orchestrator.core.model import Gap, Limits, Node
-from dory_orchestrator.core.why import Rule, Scalar, Trail, Tried, Why
+from dory_orchestrator.core.why import Rule, Scalar, Trail, Why
 
 CLOCKS_DIFFER_SECONDS = 5.0
 """How far the cluster's clock may be from the database's."""
@@ -207,15 +208,26 @@ class _Trouble:
     detail: str
 
 
-def judge(facts: NodeFacts, *, now: float, gaps: Sequence[Gap], limits: Limits) -> NodeVerdict:
-    """Judge one node; the first rule that holds decides.
+def judge(
+    facts: NodeFacts,
+    *,
+    now: float,
+    gaps: Sequence[Gap],
+    limits: Limits,
+    explained: bool = True,
+) -> NodeVerdict:
+    """Judge one node; the first rule that holds decides. Unless it is `explained`, of one that is
+    and was well the rules are not kept.
 
     What leaves a doubt stands above what makes a node dead. Every comparison asks whether `now`
     has reached a moment: a clock that is set back only makes us wait.
     """
     trail = Trail()
     verdict = _judge(facts, now, gaps, limits, trail)
-    return replace(verdict, why=Why(_known(facts, verdict, now), trail.tried))
+    was = None if facts.record is None else facts.record.reason
+    if not explained and verdict.reason is was is NodeReason.WELL:
+        return verdict
+    return replace(verdict, why=Why(partial(_known, facts, verdict, now), trail.answers))
 
 
 def _judge(
@@ -367,7 +379,7 @@ def _not_ready_since(facts: NodeFacts, now: float) -> float:
 def pretended(verdict: NodeVerdict, by: str, until: float, now: float) -> NodeVerdict:
     """A node that is well, and is treated as dead for a drill. Its record stays what it is."""
     detail = f"a drill by {by} treats it as dead"
-    asked = [*verdict.why.tried, Tried(Rule.DRILL, True, (by, until - now))]
+    asked = [*verdict.why.answers, (Rule.DRILL, True, (by, until - now))]
     return replace(
         verdict,
         state=NodeState.OFFLINE,
@@ -377,7 +389,7 @@ def pretended(verdict: NodeVerdict, by: str, until: float, now: float) -> NodeVe
         last_alive_at=now,
         wake_at=until,
         failback_at=None,
-        why=replace(verdict.why, tried=asked),
+        why=replace(verdict.why, answers=asked),
     )
 
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from dory_orchestrator.core.model import Pause, Snapshot
 from dory_orchestrator.core.plan import CancelMove, Create, Delete, Finding, Plan, Reason
-from dory_orchestrator.core.why import Rule, Tried
+from dory_orchestrator.core.why import Answer, Rule
 
 Paused = Create | Delete | CancelMove
 
@@ -27,7 +27,7 @@ def paused(snapshot: Snapshot, plan: Plan) -> Plan:
         deletes=(),
         ends=tuple(end for end in plan.ends if not isinstance(end, CancelMove)),
         findings={**plan.findings, **findings},
-        tried={**plan.tried, **{key: _tried(snapshot, plan, key, pause) for key in findings}},
+        answers={**plan.answers, **{key: _asked(snapshot, plan, key, pause) for key in findings}},
         pause=pause,
         paused=held,
         wake_at=wake_at,
@@ -41,6 +41,6 @@ def _finding(plan: Plan, action: Paused, pause: Pause) -> Finding:
     return Finding(Reason.PAUSED, detail, None if before is None else before.pod)
 
 
-def _tried(snapshot: Snapshot, plan: Plan, processor_id: UUID, pause: Pause) -> list[Tried]:
-    asked = Tried(Rule.PAUSED, True, (pause.until - snapshot.now, pause.by, pause.reason))
-    return [*plan.tried.get(processor_id, ()), asked]
+def _asked(snapshot: Snapshot, plan: Plan, processor_id: UUID, pause: Pause) -> list[Answer]:
+    asked = (Rule.PAUSED, True, (pause.until - snapshot.now, pause.by, pause.reason))
+    return [*plan.answers.get(processor_id, ()), asked]

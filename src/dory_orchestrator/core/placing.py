@@ -44,8 +44,10 @@ class Place:
 class Placing(Cycle):
     """Places what has no pod."""
 
-    def __init__(self, snapshot: Snapshot, limits: Limits) -> None:
-        super().__init__(snapshot, limits)
+    def __init__(
+        self, snapshot: Snapshot, limits: Limits, explained: frozenset[UUID] = frozenset()
+    ) -> None:
+        super().__init__(snapshot, limits, explained)
         self.kinds: dict[tuple[bool, UUID | None, str, str], Kind] = {}
         self.choices: dict[UUID, Choice] = {}
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.model import MoveKind, Pause, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeVerdict
-from dory_orchestrator.core.why import Tried, Why
+from dory_orchestrator.core.why import Answer, Tried, Why
 
 if TYPE_CHECKING:
     from dory_orchestrator.core.drill import DrillStep
@@ -365,8 +365,8 @@ class Plan:
     `strangers` are pods that call themselves ours but belong to another fleet, or to none.
     `desired_counts` are the guard's counts of this moment. `nodes` are by `node_key`.
     `stopped_rollouts` say of each template whose rollout stopped why. While a `pause` lasts,
-    `paused` is what would be done. `drill` is the next phase of a fire drill. `tried` are the rules that
-    were asked for each processor, `choices` the nodes that were looked at for those that need one.
+    `paused` is what would be done. `drill` is the next phase of a fire drill. `answers` are those to the
+    rules that were asked for each processor that does not simply run, or that was to be explained; `choices` the nodes that were looked at for those that need one.
     """
 
     creates: tuple[Create, ...] = ()
@@ -388,8 +388,12 @@ class Plan:
     desired_counts: Mapping[str, int] = field(default_factory=dict)
     node_loads: Mapping[str, NodeLoad] = field(default_factory=dict)
     wake_at: float | None = None
-    tried: Mapping[UUID, Sequence[Tried]] = field(default_factory=dict, compare=False)
+    answers: Mapping[UUID, Sequence[Answer]] = field(default_factory=dict, compare=False)
     choices: Mapping[UUID, Choice] = field(default_factory=dict, compare=False)
+
+    def tried_of(self, processor_id: UUID) -> Sequence[Tried]:
+        """The rules that were asked for a processor."""
+        return [Tried(*answer) for answer in self.answers.get(processor_id, ())]
 
     @property
     def actions(

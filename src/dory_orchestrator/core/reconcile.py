@@ -41,11 +41,16 @@ from dory_orchestrator.core.why import Rule
 _EXPLAINED_BY_NODE = (Reason.RUNNING, Reason.STARTING, Reason.TERMINATING, Reason.MOVING)
 
 
-def compute(snapshot: Snapshot, limits: Limits) -> Plan:
+def compute(
+    snapshot: Snapshot, limits: Limits, explained_ids: frozenset[UUID] = frozenset()
+) -> Plan:
     """The plan for one snapshot. The same snapshot gives the same plan, in whatever order its
     parts come; and once a plan is carried out, the next one has nothing to do.
+
+    Of processors that simply run the rules are kept only for `explained_ids`: in a large fleet
+    these are nearly all, and nobody asks for them.
     """
-    cycle = _Cycle(snapshot, limits)
+    cycle = _Cycle(snapshot, limits, explained_ids)
     cycle.look_at_desired()
     cycle.move_away()
     cycle.create()
@@ -72,7 +77,7 @@ def compute(snapshot: Snapshot, limits: Limits) -> Plan:
             name: NodeLoad(load.pods, load.utilisation) for name, load in cycle.loads.items()
         },
         wake_at=cycle.wake_at,
-        tried={key: trail.tried for key, trail in cycle.trails.items()},
+        answers={key: trail.answers for key, trail in cycle.trails.items()},
         choices=cycle.choices,
         drill=next_drill_step(snapshot, cycle.health, limits),
     )
@@ -102,30 +107,37 @@ class _Cycle(Relocating):
 
     def look_at_desired(self) -> None:
         """Find out of each desired processor how it is, and what it needs."""
-        acting, ownership = self.snapshot.acting, self.desired.ownership
+        ownership = self.desired.ownership
         for processor_id, config in self.desired.configs.items():
+            self._begin_trail(config.processor_id)
             pods = self.ours.get(processor_id, ())
-            if self._ask(processor_id, Rule.ACTING, processor_id in acting):
-                self._look_at_acting(config, ownership.get(processor_id), pods)
-                continue
-            try:
-                blueprint = self.blueprints.of(config)
-                namespace = namespace_of(config, self.limits.namespace)
-            except NotDefined as error:
-                # Untouched, and so are its pods: what they should be is not known.
-                self._ask(processor_id, Rule.NOT_DEFINED, True, str(error))
-                self._find(processor_id, error.reason, str(error), pods)
-                continue
-            unseen = self._unseen(namespace, ownership.get(processor_id))
-            if unseen is not None:
-                self._ask(processor_id, Rule.NAMESPACE_UNSEEN, True, unseen)
-                # What runs there is not known: another pod could be one too many.
-                detail = f"namespace {unseen} cannot be looked at"
-                self._find(processor_id, Reason.NAMESPACE_UNSEEN, detail, pods)
-                continue
-            config_hash = self.blueprints.change_hash(config, blueprint)
-            wanted = Wanted(config, blueprint, namespace, config_hash)
-            self._look_at(wanted, ownership.get(processor_id), pods)
+            self._look_at_config(config, ownership.get(processor_id), pods)
+            self._end_trail()
+
+    def _look_at_config(
+        self, config: ProcessorConfig, own: Ownership | None, pods: Sequence[Pod]
+    ) -> None:
+        processor_id = config.processor_id
+        if self._ask(processor_id, Rule.ACTING, processor_id in self.snapshot.acting):
+            self._look_at_acting(config, own, pods)
+            return
+        try:
+            blueprint = self.blueprints.of(config)
+            namespace = namespace_of(config, self.limits.namespace)
+        except NotDefined as error:
+            # Untouched, and so are its pods: what they should be is not known.
+            self._ask(processor_id, Rule.NOT_DEFINED, True, str(error))
+            self._find(processor_id, error.reason, str(error), pods)
+            return
+        unseen = self._unseen(namespace, own)
+        if unseen is not None:
+            self._ask(processor_id, Rule.NAMESPACE_UNSEEN, True, unseen)
+            # What runs there is not known: another pod could be one too many.
+            detail = f"namespace {unseen} cannot be looked at"
+            self._find(processor_id, Reason.NAMESPACE_UNSEEN, detail, pods)
+            return
+        config_hash = self.blueprints.change_hash(config, blueprint)
+        self._look_at(Wanted(config, blueprint, namespace, config_hash), own, pods)
 
     def _unseen(self, namespace: str, own: Ownership | None) -> str | None:
         """The namespace of a processor that the picture does not show: the one where it shall
@@ -185,6 +197,7 @@ class _Cycle(Relocating):
             self._look_at_owner(wanted, own, owner, progress)
             self._look_at_moved(wanted, own, owner, move)
         if no is not None and self.findings[processor_id].reason in _EXPLAINED_BY_NODE:
+            self._is_ordinary = False
             self.findings[processor_id] = Finding(no.reason, no.detail, left)
 
     def _look_at_others(
@@ -251,6 +264,7 @@ class _Cycle(Relocating):
             self._count_outdated(processor_id, pod, progress)
         elif self._ask(processor_id, Rule.READY, pod.ready, pod.name, pod.node_name):
             progress.settled.append((pod.created_at, pod.uid, True))
+            self._is_ordinary = own.ready and own.pod_uid == pod.uid
             self.findings[processor_id] = Finding(Reason.RUNNING, "", pod)
             return
         elif not self._waits_for_node(own, pod):

@@ -58,14 +58,18 @@ class Relocating(Placing):
     `on_the_way` are those that hold a slot: a move without a place holds none.
     """
 
-    def __init__(self, snapshot: Snapshot, limits: Limits) -> None:
-        super().__init__(snapshot, limits)
+    def __init__(
+        self, snapshot: Snapshot, limits: Limits, explained: frozenset[UUID] = frozenset()
+    ) -> None:
+        super().__init__(snapshot, limits, explained)
         self.ends: list[EndMove | CancelMove] = []
         self.leaving: list[Leaving] = []
         self.away: list[Away] = []
         self.on_the_way = 0
         mine = (pod for pods in self.ours.values() for pod in pods)
-        self.health = fleet_health.judge(snapshot, fleet_health.pods_of_node(mine), limits)
+        self.health = fleet_health.judge(
+            snapshot, fleet_health.pods_of_node(mine), limits, explained=bool(explained)
+        )
         if self.health.wake_at is not None:
             self._wake(self.health.wake_at)
         rows = sorted(self.desired.edge_nodes.values(), key=lambda row: row.id.int)
@@ -124,7 +128,7 @@ class Relocating(Placing):
         verdict = self.health.edge_nodes[row.id]
         if not verdict.is_suspect:
             return None
-        no = may_leave(row.name, row, verdict, self.health.brake, self.trails[processor_id])
+        no = may_leave(row.name, row, verdict, self.health.brake, self._trail_of(processor_id))
         if no is None:
             self._delete(processor_id, pod, own, Reason.NODE_DEAD, f"{row.name} is dead")
         return no
@@ -148,7 +152,7 @@ class Relocating(Placing):
     ) -> No:
         key = wanted.config.processor_id
         order = self.desired.ordered(key, OrderKind.FAILOVER)
-        no = may_leave(node_name, row, verdict, self.health.brake, self.trails[key], order)
+        no = may_leave(node_name, row, verdict, self.health.brake, self._trail_of(key), order)
         if no is not None:
             return no
         if own is not None and self._must_wait(key, own):
@@ -312,12 +316,14 @@ class Relocating(Placing):
         elif move is not None and move.kind is MoveKind.DEPARTURE and pod.uid == move.old_uid:
             self._go_on_leaving(wanted, own, pod, move)
         elif move is not None:
+            self._is_ordinary = False
             self._look_at_arrival(wanted, own, pod, move)
         elif self.findings[processor_id].reason is Reason.RUNNING:
             home_id = self.desired.homes.get(processor_id)
             if home_id is not None and processor_id not in self.desired.links:
+                self._is_ordinary = False
                 self.away.append(Away(wanted, own, pod, home_id))
-            else:
+            elif self.desired.orders:
                 self._follow_order(wanted, own, pod)
 
     def _is_home(self, own: Ownership, pod: Pod, move: Move) -> bool:
@@ -336,8 +342,9 @@ class Relocating(Placing):
         row = self.desired.edge_nodes.get(self.desired.links.get(processor_id, processor_id))
         if order is None or row is None or wanted.config.node_type != EDGE:
             return
+        self._is_ordinary = False
         self._ask(processor_id, Rule.ORDERED_AWAY, True, order.by, order.reason)
-        if holds(self.health.brake, self.trails[processor_id]):
+        if holds(self.health.brake, self._trail_of(processor_id)):
             detail = f"{order.by} ordered it away from {row.name}, but the brake holds"
             self.findings[processor_id] = Finding(Reason.BRAKE_HELD, detail, pod)
             return
@@ -499,7 +506,7 @@ class Relocating(Placing):
         no = may_go_home(
             home,
             self.health.brake,
-            self.trails[processor_id],
+            self._trail_of(processor_id),
             now=self.now,
             is_manual=one.wanted.blueprint.runtime.failback_manual,
             ready=one.pod.ready and one.pod.uid in self.snapshot.restored,

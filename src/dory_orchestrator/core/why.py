@@ -6,7 +6,7 @@ second time in order to be told.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -232,17 +232,22 @@ class Tried(NamedTuple):
     values: tuple[Scalar, ...] = ()
 
 
+Answer = tuple[Rule, bool, tuple[Scalar, ...]]
+"""The same as it is kept. A plain tuple: in each cycle there are a million of them, and the garbage
+collector looks at those of a class of their own for ever."""
+
+
 class Trail:
     """The rules that are asked for one decision, in their turn."""
 
-    __slots__ = ("tried",)
+    __slots__ = ("answers",)
 
     def __init__(self) -> None:
-        self.tried: list[Tried] = []
+        self.answers: list[Answer] = []
 
     def ask(self, rule: Rule, held: bool, *values: Scalar) -> bool:
         """Keep the answer, and give it back."""
-        self.tried.append(Tried(rule, held, values))
+        self.answers.append((rule, held, values))
         return held
 
 
@@ -250,14 +255,24 @@ class Trail:
 class Why:
     """What a decision rested on. The last rule of those that were tried and held decided.
 
-    `facts` are what was known. `chosen` is the node that was chosen for a new pod, `unfit` says of
-    each other candidate why not.
+    `known` tells what was known: most are never asked. `chosen` is the node that was chosen for a
+    new pod, `unfit` says of each other candidate why not.
     """
 
-    facts: Mapping[str, Scalar] = field(default_factory=dict)
-    tried: Sequence[Tried] = ()
+    known: Callable[[], Mapping[str, Scalar]] = dict
+    answers: Sequence[Answer] = ()
     chosen: str | None = None
     unfit: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> Mapping[str, Scalar]:
+        """What was known."""
+        return self.known()
+
+    @property
+    def tried(self) -> Sequence[Tried]:
+        """The rules that were asked."""
+        return [Tried(*answer) for answer in self.answers]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it. Of many candidates the first are named, and the rest counted."""
