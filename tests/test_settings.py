@@ -85,6 +85,8 @@ SAMPLES = {
         [a_webhook(name="of-file", timeout="500ms")],
         json.dumps([a_webhook(url="ftp://geheim")]),
     ),
+    "tracing_endpoint": Sample("http://e:4318", "https://f", "http://g/p", "ftp://h"),
+    "tracing_share": Sample("0.1", "0.25", 0.5, "1.1"),
     "database_pool_size": Sample("11", "12", 13, "1"),
     "database_timeout": Sample("1s", "1.5s", "3s", "61s"),
     "heartbeat_timeout": Sample("1s", "1.5s", "3s", "5s"),
@@ -426,6 +428,19 @@ class TestValues:
         for bad in (least - 1, most + 1, "1.5", "", "ten"):
             with pytest.raises(ValidationError):
                 parsed(name, bad)
+
+    @pytest.mark.parametrize(
+        ("value", "share", "text"),
+        [("0", 0.0, "0"), (1, 1.0, "1"), (" .25 ", 0.25, "0.25"), (0.5, 0.5, "0.5")],
+    )
+    def test_good_share(self, value: object, share: float, text: str) -> None:
+        assert parsed("tracing_share", value) == share
+        assert shown("tracing_share", share) == text
+
+    @pytest.mark.parametrize("value", ["-0.1", "1.01", "nan", "1e-3", "10%", True, float("nan")])
+    def test_bad_share(self, value: object) -> None:
+        with pytest.raises(ValidationError, match="expected a number from 0 to 1"):
+            parsed("tracing_share", value)
 
     @pytest.mark.parametrize(
         ("text", "level"),

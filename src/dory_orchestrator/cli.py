@@ -13,7 +13,7 @@ from uuid import UUID
 
 import click
 
-from dory_orchestrator import __version__, logs
+from dory_orchestrator import __version__, logs, tracing
 from dory_orchestrator.commands.setting_options import config_option, setting_options
 from dory_orchestrator.ports import StoreError
 from dory_orchestrator.settings import (
@@ -140,6 +140,7 @@ def run_command(config: str | None, print_config: bool, **flags: object) -> None
         click.echo(printed(loaded))
         return
     _database_url(loaded.settings)
+    _check_tracing(loaded)
     _configure_logs(loaded.settings)
     # Imported late: --version and --help stay quick.
     from dory_orchestrator.app.run import run
@@ -182,7 +183,9 @@ def dev_command(
     _check_fleet(fleet)
     variables = {environment_name(name) for name in _SETTLED_IN_DEV}
     environ = {name: value for name, value in os.environ.items() if name not in variables}
-    settings = _load({**flags, **_FIXED_IN_DEV, "metrics_port": port}, environ, None).settings
+    loaded = _load({**flags, **_FIXED_IN_DEV, "metrics_port": port}, environ, None)
+    settings = loaded.settings
+    _check_tracing(loaded)
     _configure_logs(settings)
     from dory_orchestrator.app.dev import Wishes, dev
 
@@ -284,6 +287,16 @@ def _database_url(settings: Settings) -> str:
     if settings.config_db is None:
         _exit(_WRONG_CALL, "no database: set DORY_DATABASE_URL, or give --config-db")
     return settings.config_db.get_secret_value()
+
+
+def _check_tracing(loaded: Loaded) -> None:
+    """What is missing is told before anything is started."""
+    if loaded.settings.tracing_endpoint is not None and not tracing.is_installed():
+        problem = (
+            f"tracing_endpoint (from {loaded.origins['tracing_endpoint']}): traces need a package"
+            f" that is not installed: pip install '{tracing.EXTRA}'"
+        )
+        _exit(_WRONG_CALL, problem)
 
 
 def _configure_logs(settings: Settings) -> None:

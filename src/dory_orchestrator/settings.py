@@ -34,6 +34,9 @@ SECRETS = frozenset(
 )
 """Settings whose values, or parts of them, appear nowhere in clear."""
 
+SHARES = frozenset({"tracing_share"})
+"""Settings that are numbers; those of the others with a fraction are seconds."""
+
 _ENVIRONMENT_NAMES = {"config_db": "DORY_DATABASE_URL", "kubeconfig": "KUBECONFIG"}
 _MASK = "***"
 _SHOWN_CHARACTERS_MAX = 100
@@ -89,6 +92,17 @@ def _duration(least_seconds: float, most_seconds: float) -> BeforeValidator:
         return float(seconds)
 
     return BeforeValidator(parse)
+
+
+def _share(value: object) -> float:
+    """A part of a whole."""
+    expected = "expected a number from 0 to 1"
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(expected)
+    text = value.strip() if isinstance(value, str) else str(value)
+    if not re.fullmatch(_NUMBER, text) or not 0 <= float(text) <= 1:
+        raise ValueError(expected)
+    return float(text)
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -352,6 +366,13 @@ class Settings(BaseModel):
         default=None,
         description="Where events are sent to: a list; as JSON in a flag and in the environment.",
     )
+    tracing_endpoint: _Url | None = Field(
+        default=None,
+        description="Collector of traces, OTLP over HTTP, such as http://collector:4318. Needs the extra `tracing`.",
+    )
+    tracing_share: Annotated[float, BeforeValidator(_share)] = Field(
+        default=1.0, description="Share of traces that are kept (0 to 1); moves are always."
+    )
     database_pool_size: _Integer = Field(
         default=5,
         ge=2,
@@ -476,7 +497,8 @@ def shown(name: str, value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return json.dumps([_shown_webhook(hook) for hook in value], separators=(",", ":"))
-    return f"{value:.15g}s" if isinstance(value, float) else str(value)
+    unit = "" if name in SHARES else "s"
+    return f"{value:.15g}{unit}" if isinstance(value, float) else str(value)
 
 
 def _shown_webhook(hook: Webhook) -> dict[str, object]:

@@ -5,7 +5,14 @@ from typing import Any, TypeVar
 
 import click
 
-from dory_orchestrator.settings import Settings, choices, environment_name, flag_name, shown
+from dory_orchestrator.settings import (
+    SHARES,
+    Settings,
+    choices,
+    environment_name,
+    flag_name,
+    shown,
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -36,5 +43,7 @@ def _setting_option(name: str) -> Callable[[_Command], _Command]:
 
 
 def _metavar(name: str) -> str:
+    if name in SHARES:
+        return "NUMBER"
     words: dict[object, str] = {float: "DURATION", int: "NUMBER"}
     return "|".join(choices(name)) or words.get(Settings.model_fields[name].annotation, "TEXT")
