@@ -47,6 +47,7 @@ from dory_orchestrator.core.plan import (
     Record,
 )
 from dory_orchestrator.ports import (
+    NO_TRACES,
     Action,
     Beat,
     DepartedState,
@@ -412,10 +413,13 @@ class MemoryStore:
         in_force = self.pause is not None and self.pause.until > self.clock()
         return self.pause if in_force else None
 
-    async def grant(self, lease: Lease, actions: Sequence[Action]) -> list[bool]:
+    async def grant(
+        self, lease: Lease, actions: Sequence[Action], trace_ids: Mapping[UUID, str] = NO_TRACES
+    ) -> list[bool]:
         await self._leading("grant", lease)
         granted = [self._is_touching_allowed(action) and self._grant(action) for action in actions]
-        self._tell(lease, [event_of(a) for a, ok in zip(actions, granted, strict=True) if ok])
+        told = [a for a, ok in zip(actions, granted, strict=True) if ok]
+        self._tell(lease, [event_of(a, trace_ids.get(a.processor_id)) for a in told])
         return granted
 
     def _is_touching_allowed(self, action: Action) -> bool:
@@ -479,7 +483,7 @@ class MemoryStore:
         may_leave = node.failover_enabled or ordered_away
         return may_leave and _seconds(node.last_heartbeat_at) == move.heartbeat_at
 
-    def _begin_move(self, key: UUID, start: MoveStart) -> None:
+    def _begin_move(self, key: UUID, start: MoveStart, epoch: int) -> None:
         before = self.moves.get(key)
         self._end_move(key, "superseded")
         row = self.processors.setdefault(key, Processor())
@@ -496,6 +500,7 @@ class MemoryStore:
             began_at=self.clock(),
             last_alive_at=alive_at,
             suspect_at=start.suspect_at,
+            epoch=epoch,
         )
         row = self.processors.setdefault(key, Processor())
         if start.kind is MoveKind.FAILBACK:
@@ -564,7 +569,7 @@ class MemoryStore:
         row = self.processors.setdefault(key, Processor())
         row.edge_node_id = row.edge_node_id or create.edge_node_id
         if create.move is not None:
-            self._begin_move(key, create.move)
+            self._begin_move(key, create.move, create.epoch)
         return True
 
     def _end(self, delete: Delete, own: Ownership | None) -> bool:
@@ -576,7 +581,7 @@ class MemoryStore:
         if delete.move is not None:
             if not self._may_move(key, delete.move):
                 return False
-            self._begin_move(key, delete.move)
+            self._begin_move(key, delete.move, delete.epoch)
         if own is not None and own.pod_uid == delete.pod.uid:
             self.owners[key] = replace(own, ready=False)
             if delete.reason is not Reason.FAILED:
@@ -743,7 +748,9 @@ def _is_a_store(store: MemoryStore) -> Store:
 class RefusingStore(MemoryStore):
     """Grants nothing, as when the evidence never holds."""
 
-    async def grant(self, lease: Lease, actions: Sequence[Action]) -> list[bool]:
+    async def grant(
+        self, lease: Lease, actions: Sequence[Action], trace_ids: Mapping[UUID, str] = NO_TRACES
+    ) -> list[bool]:
         await self._leading("grant", lease)
         return [False] * len(actions)
 

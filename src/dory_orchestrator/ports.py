@@ -30,6 +30,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -278,6 +279,8 @@ class LeaseStore(Protocol):
 
 Action = Create | Delete | Adopt | Failure | Forget | EndMove | CancelMove
 
+NO_TRACES: Mapping[UUID, str] = MappingProxyType({})
+
 
 def kind_of(action: Action) -> str:
     """The sort of event that an action is told as: the beginning of a move is the move."""
@@ -305,6 +308,8 @@ class Event(NamedTuple):
     epoch: int | None = None
     explanation: str | None = None
     """The JSON text of a decision (see core.answering), of what was decided."""
+    trace_id: str | None = None
+    """Of the trace that it is part of, 32 hexadecimal digits; of a move, the move's."""
 
     @classmethod
     def of_pod(
@@ -314,7 +319,7 @@ class Event(NamedTuple):
         return cls(kind, reason, detail, processor_id, pod.node_name, pod.name, pod.uid, pod.epoch)
 
 
-def event_of(action: Action) -> Event:
+def event_of(action: Action, trace_id: str | None = None) -> Event:
     """An action that was granted, as an event, with its explanation."""
     said = (kind_of(action), action.reason, action.detail, action.processor_id)
     told = explanation(said[0], action.reason, action.detail, action.why)
@@ -325,7 +330,7 @@ def event_of(action: Action) -> Event:
         event = Event(*said)
     else:
         event = Event.of_pod(*said, action.pod)
-    return event._replace(epoch=action.epoch, explanation=told)
+    return event._replace(epoch=action.epoch, explanation=told, trace_id=trace_id)
 
 
 class NodeSummary(NamedTuple):
@@ -367,9 +372,12 @@ class FleetStore(Protocol):
         """
         ...
 
-    async def grant(self, lease: Lease, actions: Sequence[Action]) -> list[bool]:
+    async def grant(
+        self, lease: Lease, actions: Sequence[Action], trace_ids: Mapping[UUID, str] = NO_TRACES
+    ) -> list[bool]:
         """Which of the actions may be carried out, in their order: those whose evidence still
-        holds (the owner's epoch; desired or not). What is granted is written, with an event.
+        holds (the owner's epoch; desired or not). What is granted is written, with an event, which
+        says by its processor's id what trace it is part of.
 
         Raises LeaseLost, StoreUnavailable, StoreBusy, StoreDataError. Nothing is granted then.
         """
@@ -930,6 +938,7 @@ class EventView:
     epoch: int | None
     term: int | None
     explanation: Mapping[str, Any] | None = None
+    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

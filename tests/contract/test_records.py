@@ -143,6 +143,14 @@ async def test_events_keep_their_order_and_the_term(world, lease):
     assert await world.events() == []
 
 
+async def test_events_keep_the_trace_that_they_are_part_of(world, lease):
+    one, two = await world.desire(), await world.desire()
+    actions = [create(one), create(two)]
+    assert await world.store.grant(lease, actions, {two: "ab" * 16}) == [True, True]
+    await world.store.record_events(lease, [Event("a", "b", "c", trace_id="cd" * 16)])
+    assert await world.trace_ids() == [None, "ab" * 16, "cd" * 16]
+
+
 @pytest.mark.parametrize("text", ["nul \x00 within", "half a pair \udce4"])
 async def test_a_text_that_the_database_cannot_hold_stops_nothing(world, lease, text):
     """A cluster says what it likes."""

@@ -111,6 +111,10 @@ class World(Protocol):
         """Of every event, in order."""
         ...
 
+    async def trace_ids(self) -> list[str | None]:
+        """Of every event, in order."""
+        ...
+
     async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
         """Make its last word so old."""
         ...
@@ -217,6 +221,9 @@ class MemoryWorld:
 
     async def explanations(self) -> list[Any]:
         return [e.explanation and json.loads(e.explanation) for e in self.memory.events]
+
+    async def trace_ids(self) -> list[str | None]:
+        return [event.trace_id for event in self.memory.events]
 
     async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
         row = self.memory.processors[processor_id]
@@ -397,6 +404,10 @@ class PostgresWorld:
             "SELECT explanation::text FROM orchestrator.events ORDER BY id"
         )
         return [row[0] and json.loads(row[0]) for row in rows]
+
+    async def trace_ids(self) -> list[str | None]:
+        rows = await self.connection.fetch("SELECT trace_id FROM orchestrator.events ORDER BY id")
+        return [row[0] for row in rows]
 
     async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
         await self.connection.execute(

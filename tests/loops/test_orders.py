@@ -14,7 +14,7 @@ from dory_orchestrator.core.answering import Question, QuestionKind
 from dory_orchestrator.core.model import Drill, DrillPhase, Order, OrderKind, Pause
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.loops.answer import Answerer
-from dory_orchestrator.ports import StoreUnavailable
+from dory_orchestrator.ports import NO_TRACES, StoreUnavailable
 
 ZERO = UUID(int=0)
 
@@ -153,9 +153,9 @@ async def test_a_pause_that_comes_between_plan_and_grant_is_kept():
         await rig.until(lambda: rig.running == 1)
         store, grant = rig.store, rig.store.grant
 
-        async def paused_before(lease, actions):
+        async def paused_before(lease, actions, trace_ids=NO_TRACES):
             store.pause = Pause(now() + 20, "eva", "why")
-            return await grant(lease, actions)
+            return await grant(lease, actions, trace_ids)
 
         store.grant = paused_before  # type: ignore[method-assign]
         calls = len(rig.cluster.calls)

@@ -12,6 +12,7 @@ from tests.loops.fleet_rig import Rig, TrickyCluster, cloud, config, now, versio
 from dory_orchestrator.core.model import Limits, Node, Resources
 from dory_orchestrator.loops.reconcile import History
 from dory_orchestrator.ports import (
+    NO_TRACES,
     ClusterRefused,
     ClusterUnavailable,
     EdgeNode,
@@ -309,11 +310,11 @@ async def test_a_row_that_cannot_be_written_holds_up_no_other(error, call):
     class HeldStore(MemoryStore):
         held = UUID(int=13)
 
-        async def grant(self, lease, actions):
+        async def grant(self, lease, actions, trace_ids=NO_TRACES):
             if call == "grant" and any(a.processor_id == self.held for a in actions):
                 self.calls["refused"] += 1
                 raise error
-            return await super().grant(lease, actions)
+            return await super().grant(lease, actions, trace_ids)
 
         async def record_pods(self, lease, records):
             if call == "record_pods" and any(r.processor_id == self.held for r in records):
@@ -566,8 +567,8 @@ async def test_after_the_loss_of_the_lease_nothing_is_called():
     """Between the grant and the call."""
 
     class LosingStore(MemoryStore):
-        async def grant(self, lease, actions):
-            granted = await super().grant(lease, actions)
+        async def grant(self, lease, actions, trace_ids=NO_TRACES):
+            granted = await super().grant(lease, actions, trace_ids)
             self.leader.holder, self.leader.term = "other", lease.term + 1
             self.leader.expires_at = now() + 1e6
             return granted
@@ -601,8 +602,8 @@ async def test_who_was_frozen_between_grant_and_call_calls_nothing():
     rig.desire(*range(1, 11))
 
     class FreezingStore(MemoryStore):
-        async def grant(self, lease, actions):
-            granted = await super().grant(lease, actions)
+        async def grant(self, lease, actions, trace_ids=NO_TRACES):
+            granted = await super().grant(lease, actions, trace_ids)
             rig.clock_jump = 60.0
             return granted
 

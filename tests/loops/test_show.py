@@ -218,8 +218,8 @@ async def test_an_event_names_the_pod(rig):
     pod = stranger("u", "f")
     await rig.show({ONE: Finding(Reason.RUNNING, "", replace(pod, epoch=4)), TWO: RUNNING})
     one, two = rig.store.events
-    assert one[:-1] == ("ready", "running", "", ONE, "n1", "pod-u", "u", 4)
-    assert two[:-1] == ("ready", "running", "", TWO, None, None, None, None)
+    assert one[:-2] == ("ready", "running", "", ONE, "n1", "pod-u", "u", 4)
+    assert two[:-2] == ("ready", "running", "", TWO, None, None, None, None)
 
 
 async def test_an_event_carries_the_rules_that_were_asked(rig):

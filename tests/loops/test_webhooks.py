@@ -129,7 +129,7 @@ async def test_what_is_sent():
         assert (sent["id"], sent["webhook"], sent["fleet_id"]) == (event.id, "a", "f1ee7")
         assert list(sent["event"]) == [
             *("id", "at", "kind", "reason", "detail", "processor_id", "processor_name"),
-            *("node_name", "pod_name", "pod_uid", "epoch", "term", "explanation"),
+            *("node_name", "pod_name", "pod_uid", "epoch", "term", "explanation", "trace_id"),
         ]
         assert sent["event"]["node_name"] == "edge-1"
         assert sent["event"]["at"].endswith("Z")

@@ -64,6 +64,7 @@ _EVENT = {
     "epoch": 2,
     "term": 4,
     "explanation": None,
+    "trace_id": "ffd5b3c0a1e14ad0a6c7c1f1a1f0f0b7",
 }
 _NODE = {
     "name": "edge-berlin-1",

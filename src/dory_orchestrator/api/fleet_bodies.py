@@ -232,6 +232,9 @@ class EventRow(Struct):
     explanation: Annotated[
         DecisionRow | None, Meta(description="The decision behind it, if `explained`.")
     ]
+    trace_id: Annotated[
+        str | None, Meta(description="Of the trace that it is part of, if traces are kept.")
+    ]
 
 
 class ProcessorAnswer(Struct):

@@ -157,7 +157,7 @@ def node_state(row: Row) -> list[object]:
 def events(rows: Sequence[Row], *, wide: bool) -> Table:
     """One line each."""
     table = _table("TIME", "KIND", "REASON", "PROCESSOR", "NODE", "DETAIL")
-    for heading in ("ID", "PROCESSOR ID", "POD", "EPOCH", "TERM") if wide else ():
+    for heading in ("ID", "PROCESSOR ID", "POD", "EPOCH", "TERM", "TRACE ID") if wide else ():
         _column(table, heading)
     for row in rows:
         add_row(table, event_cells(row, wide=wide))
@@ -184,6 +184,8 @@ def event_cells(row: Row, *, wide: bool = False) -> list[object]:
     ]
     if wide:
         cells += [row["id"], row["processor_id"], row["pod_name"], row["epoch"], row["term"]]
+        # An orchestrator of the version before does not tell it.
+        cells.append(row.get("trace_id"))
     return cells
 
 

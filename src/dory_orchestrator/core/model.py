@@ -324,6 +324,8 @@ class Move:
     last_alive_at: float | None = None
     suspect_at: float | None = None
     state_at: float | None = None
+    epoch: int = 0
+    """That it began with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -355,7 +355,7 @@ class Database:
         if action.edge_node_id is not None:
             self.links.setdefault(key, action.edge_node_id)
         if action.move is not None:
-            self._begin_move(key, action.move)
+            self._begin_move(key, action.move, action.epoch)
         return True
 
     def _grant_deletion(self, action: Delete, own: Ownership | None) -> bool:
@@ -369,7 +369,7 @@ class Database:
             if self.compares and not self._holds(action.move):
                 return False
             self.on_move(key, action.move)
-            self._begin_move(key, action.move)
+            self._begin_move(key, action.move, action.epoch)
         if undesired:
             self.ground.check(
                 Promise.NOTHING_DELETED,
@@ -422,7 +422,7 @@ class Database:
         self._end_move(key, "cancelled", None)
         return True
 
-    def _begin_move(self, key: UUID, start: MoveStart) -> None:
+    def _begin_move(self, key: UUID, start: MoveStart, epoch: int) -> None:
         before = self.moves.get(key)
         self._end_move(key, "superseded", None)
         alive_at = start.last_alive_at
@@ -436,6 +436,7 @@ class Database:
             began_at=self.ground.database_now,
             last_alive_at=alive_at,
             suspect_at=start.suspect_at,
+            epoch=epoch,
         )
         if start.kind is MoveKind.FAILBACK:
             self._return(key, start.edge_node_id)

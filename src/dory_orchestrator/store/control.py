@@ -44,6 +44,7 @@ from dory_orchestrator.core.plan import (
 )
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
+    NO_TRACES,
     Action,
     Event,
     Lease,
@@ -130,12 +131,18 @@ class ControlStore:
 
     # Grants
 
-    async def grant(self, lease: Lease, actions: Sequence[Action]) -> list[bool]:
+    async def grant(
+        self, lease: Lease, actions: Sequence[Action], trace_ids: Mapping[UUID, str] = NO_TRACES
+    ) -> list[bool]:
         """See FleetStore. All in one transaction, with their events."""
 
         async def work(connection: Connection) -> list[bool]:
             granted = await _Grants(connection).of(actions)
-            events = [event_of(a) for a, ok in zip(actions, granted, strict=True) if ok]
+            events = [
+                event_of(a, trace_ids.get(a.processor_id))
+                for a, ok in zip(actions, granted, strict=True)
+                if ok
+            ]
             await _write_events(connection, lease, events)
             return granted
 

@@ -291,7 +291,7 @@ WHERE NOT EXISTS (
 ORDER BY h.processor_id, h.rank, h.updated_at DESC, h.id
 
 -- list_moves --
-SELECT processor_id, kind, from_node, old_uid, edge_node_id,
+SELECT processor_id, kind, from_node, old_uid, edge_node_id, epoch,
     extract(epoch FROM began_at)::float8 AS began_at,
     extract(epoch FROM last_alive_at)::float8 AS last_alive_at,
     extract(epoch FROM suspect_at)::float8 AS suspect_at,
@@ -798,15 +798,16 @@ WHERE held_since IS NOT NULL
 
 -- record_events --
 INSERT INTO orchestrator.events (
-    kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, explanation, term
+    kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, explanation, trace_id,
+    term
 )
 SELECT a.kind, a.reason, a.detail, a.processor_id, a.node_name, a.pod_name, a.pod_uid, a.epoch,
-    a.explanation::json, $10::bigint
+    a.explanation::json, a.trace_id, $11::bigint
 FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-    $8::bigint[], $9::text[]
+    $8::bigint[], $9::text[], $10::text[]
 ) AS a (
-    kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, explanation
+    kind, reason, detail, processor_id, node_name, pod_name, pod_uid, epoch, explanation, trace_id
 )
 
 -- forget_events --

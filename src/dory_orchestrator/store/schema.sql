@@ -248,6 +248,8 @@ CREATE TABLE orchestrator.events (
     term bigint,
     -- Of what was decided: what was known, and which rules were asked, in their order.
     explanation json,
+    -- What it is part of, 32 hexadecimal digits, if traces are kept.
+    trace_id text,
     CONSTRAINT events_pkey PRIMARY KEY (id)
 );
 

@@ -233,7 +233,8 @@ SELECT
     (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
         AS processor_name,
     e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term,
-    CASE WHEN $10::boolean THEN e.explanation::text END AS explanation
+    CASE WHEN $10::boolean THEN e.explanation::text END AS explanation,
+    e.trace_id
 FROM orchestrator.events e
 WHERE ($2::bigint IS NULL OR e.id < $2)
     AND ($3::bigint IS NULL OR e.id <= $3)
@@ -253,7 +254,8 @@ SELECT
     (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
         AS processor_name,
     e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term,
-    CASE WHEN $10::boolean THEN e.explanation::text END AS explanation
+    CASE WHEN $10::boolean THEN e.explanation::text END AS explanation,
+    e.trace_id
 FROM orchestrator.events e
 WHERE e.id > $2::bigint
     AND e.id <= $3::bigint

@@ -68,7 +68,7 @@ SELECT
     e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
     (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
         AS processor_name,
-    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term
+    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term, e.trace_id
 FROM orchestrator.webhook_dead_letters d JOIN orchestrator.events e ON e.id = d.event_id
 WHERE d.webhook = $1 AND d.retry_at IS NOT NULL
 ORDER BY d.event_id
@@ -128,7 +128,7 @@ SELECT
     e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
     (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
         AS processor_name,
-    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term
+    e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term, e.trace_id
 FROM orchestrator.webhook_dead_letters d
 JOIN orchestrator.events e ON e.id = d.event_id
 JOIN orchestrator.webhooks w ON w.name = d.webhook AND w.removed_at IS NULL
