@@ -29,6 +29,7 @@ from dory_orchestrator.loops.wake import Wake
 from dory_orchestrator.loops.watch import Watcher
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import ClusterUnavailable
+from dory_orchestrator.tracing import NO_TRACER, Tracer
 
 VERSION = TemplateVersion(UUID(int=77), "1", "image:1", None, "{}")
 
@@ -143,6 +144,7 @@ class Rig:
         evidence: Evidence | None = None,
         states: States | None = None,
         answerer: Answerer | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self.store = store if store is not None else MemoryStore(clock=now)
         self.cluster = cluster if cluster is not None else TrickyCluster()
@@ -176,6 +178,7 @@ class Rig:
             evidence=evidence,
             states=states,
             answerer=answerer,
+            tracer=tracer,
         )
         self.tasks: list[asyncio.Task[None]] = []
 

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.doubles import MemoryStore, Processor
+from tests.tracing_double import KeepingTracer, said
 
 from dory_orchestrator.api.group_commit import Answer, GroupCommitLimits, HeartbeatRecorder
 from dory_orchestrator.core.model import Directive
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import Beat, StoreDataError, StoreUnavailable
+from dory_orchestrator.tracing import NO_TRACER, Tracer
 
 pytestmark = pytest.mark.looptime
 
@@ -26,12 +28,16 @@ def told(answer: Answer) -> tuple[bool, Directive, str]:
 class Rig:
     """A recorder at work over a store in memory."""
 
-    def __init__(self, limits: GroupCommitLimits = LIMITS) -> None:
+    def __init__(self, limits: GroupCommitLimits = LIMITS, tracer: Tracer = NO_TRACER) -> None:
         self.store = MemoryStore()
         self.metrics = Metrics()
         self.canary = Beat(uuid4(), "", True)
         self.recorder = HeartbeatRecorder(
-            self.store, metrics=self.metrics, limits=limits, canary=self.canary
+            self.store,
+            metrics=self.metrics,
+            limits=limits,
+            canary=self.canary,
+            tracer=tracer,
         )
 
     async def __aenter__(self) -> "Rig":
@@ -277,3 +283,34 @@ def test_any_interleaving_answers_each_beat_exactly_once(steps):
 
     with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
         runner.run(scenario())
+
+
+# Traces
+
+
+async def test_one_batch_a_second_is_a_span():
+    tracer = KeepingTracer(process="api")
+    async with Rig(tracer=tracer) as rig:
+        keys = [rig.processor(), rig.processor(locked=True), uuid4()]
+        await asyncio.gather(*(rig.recorder.submit(Beat(key, "n", True)) for key in keys))
+        await rig.recorder.submit(Beat(keys[0], "n", True))
+
+    (span,) = tracer.named("heartbeats.batch")
+    assert span.parent is None
+    assert said(span) == {
+        "size": 3,
+        "wait_seconds": pytest.approx(0.0, abs=0.001),
+        "queued": 0,
+        "recorded": 2,
+        "locked": 1,
+    }
+
+
+async def test_a_batch_that_is_not_recorded_says_so_and_how_long_it_had_waited():
+    tracer = KeepingTracer(process="api")
+    async with Rig(tracer=tracer) as rig:
+        rig.store.error = StoreUnavailable("away")
+        await rig.recorder.submit(Beat(uuid4(), "n", True))
+
+    (span,) = tracer.named("heartbeats.batch")
+    assert (said(span)["size"], said(span)["unrecorded"]) == (1, 1)

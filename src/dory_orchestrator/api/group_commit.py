@@ -6,7 +6,7 @@ waits for a future, with a deadline of its own that no database can move.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from dory_orchestrator.core.model import Directive
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import Beat, HeartbeatStore, StoreDataError, StoreError
+from dory_orchestrator.tracing import NO_TRACER, Span, Tracer
 
 _log = get_logger(__name__)
 _SWEEP_SECONDS = 0.05
@@ -86,8 +87,10 @@ class HeartbeatRecorder:
         metrics: Metrics,
         limits: GroupCommitLimits | None = None,
         canary: Beat | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._store = store
+        self._tracer = tracer
         self._metrics = metrics
         self._limits = limits or GroupCommitLimits()
         self._canary = canary
@@ -172,9 +175,19 @@ class HeartbeatRecorder:
         self._metrics.heartbeat_queue_depth.set(len(self._waiting))
         self._observe(size)
         started = self._now()
-        answers = await self._record(self._in_flight)
+        with self._tracer.span("heartbeats.batch", seldom=True, size=size) as span:
+            answers = await self._record(self._in_flight)
+            if span.trace_id is not None:
+                self._describe(span, started, answers)
         self._metrics.heartbeat_batch_duration.observe(self._now() - started)
         self._deliver(answers)
+
+    def _describe(self, span: Span, started: float, answers: Sequence[Answer]) -> None:
+        """How long its oldest beat had waited, and what became of how many."""
+        came_at = self._in_flight[0].deadline - self._limits.answer_seconds
+        span.set(wait_seconds=started - came_at, queued=len(self._waiting))
+        for outcome, count in Counter(answer.outcome for answer in answers).items():
+            span.set(**{outcome: count})
 
     def _observe(self, size: int) -> None:
         self._metrics.heartbeat_batch_size.observe(size)

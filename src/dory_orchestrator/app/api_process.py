@@ -24,6 +24,7 @@ from dory_orchestrator.app.child import (
     has_cluster,
     open_store,
     open_views,
+    tracer_of,
     until,
     wait_for_schema,
 )
@@ -33,13 +34,14 @@ from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.canary import Canary, Counts
 from dory_orchestrator.loops.report import Blackboard, Report
 from dory_orchestrator.metrics import MergedRegistry, Metrics
-from dory_orchestrator.ports import Beat
+from dory_orchestrator.ports import Beat, StoreError
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.postgres import PostgresStore
 
 _log = get_logger(__name__)
 _REPORT_SECONDS_MAX = 5.0
 _SETTLE_SECONDS = 3.0
+_LEARN_SECONDS = 5.0
 _DRAIN_SECONDS = 2.5
 _ORPHAN_GRACE_SECONDS = 1
 
@@ -116,6 +118,7 @@ class ApiProcess:
         self.merged = MergedRegistry(self.metrics)
         self.store: PostgresStore = open_store(settings, self.metrics, "api")
         self.views = open_views(settings, self.metrics)
+        self.tracer = tracer_of(settings, "api")
         # Made anew at each start, and known to nobody: a client cannot pose as the canary.
         canary_beat = Beat(uuid.uuid4(), "", True)
         self.recorder = HeartbeatRecorder(
@@ -127,6 +130,7 @@ class ApiProcess:
                 batch_size=settings.heartbeat_batch_size,
             ),
             canary=canary_beat,
+            tracer=self.tracer,
         )
         tokens = accepted_tokens(settings)
         self.canary = Canary(
@@ -220,6 +224,19 @@ class ApiProcess:
         self.metrics.startup_duration.observe(lifetime.age_seconds)
         _log.info("ready", process="api")
 
+    async def learn_fleet(self) -> None:
+        """Have spans say which fleet they are of, once that is known."""
+        while self.settings.tracing_endpoint is not None:
+            try:
+                fleet_id = (await self.views.summary()).fleet_id
+            except StoreError as error:
+                _log.debug("the fleet is not known yet", error=str(error))
+                fleet_id = None
+            if fleet_id is not None:
+                self.tracer.know_fleet(str(fleet_id))
+                return
+            await asyncio.sleep(_LEARN_SECONDS)
+
     async def _settle(self) -> None:
         """The first canary beat is recorded and the watcher has read: nobody who comes as soon
         as we are ready sees us unhealthy. Neither is waited for long: we can serve without."""
@@ -278,6 +295,7 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
         await until(
             lifetime.ending,
             process.set_up(lifetime),
+            process.learn_fleet(),
             process.canary.run(),
             process.health.keep_checking(),
         )
@@ -298,4 +316,5 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
             await asyncio.wait({recording}, timeout=_DRAIN_SECONDS)
             recording.cancel()
     await asyncio.gather(process.store.close(), process.views.close())
+    await asyncio.to_thread(process.tracer.close)
     _log.info("stopped", process="api")

@@ -16,13 +16,14 @@ import msgspec
 import psutil
 import uvloop
 
-from dory_orchestrator import logs
+from dory_orchestrator import __version__, logs
 from dory_orchestrator.loops.supervise import GIVE_UP
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import SchemaError, StoreUnavailable
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.postgres import PostgresStore
 from dory_orchestrator.store.views import PostgresViews
+from dory_orchestrator.tracing import Tracer, open_tracer
 
 _RETRY_SECONDS = 0.5
 _log = logs.get_logger(__name__)
@@ -92,6 +93,16 @@ def open_views(settings: Settings, metrics: Metrics) -> PostgresViews:
         settings.config_db.get_secret_value(),
         metrics=metrics,
         timeout_seconds=settings.database_timeout,
+    )
+
+
+def tracer_of(settings: Settings, process: str) -> Tracer:
+    """The tracer that the settings name, of one of the two processes."""
+    return open_tracer(
+        settings.tracing_endpoint,
+        share=settings.tracing_share,
+        process=process,
+        version=__version__,
     )
 
 

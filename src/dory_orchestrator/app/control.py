@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from uuid import UUID
 
 from dory_orchestrator.core.checkpoint import CaptureLimits
 from dory_orchestrator.core.model import ComponentHealth, Limits, Pod
@@ -12,6 +13,7 @@ from dory_orchestrator.loops.checkpoint import Checkpointer
 from dory_orchestrator.loops.depart import DepartedStates
 from dory_orchestrator.loops.evidence import KeptStates, PodEvidence
 from dory_orchestrator.loops.lead import Leadership
+from dory_orchestrator.loops.move_traces import under_way
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.loops.poll_health import HealthPoller
 from dory_orchestrator.loops.prune import keep_pruning
@@ -24,6 +26,7 @@ from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import Cluster, FleetViews, Pods
 from dory_orchestrator.settings import Settings
 from dory_orchestrator.store.postgres import PostgresStore
+from dory_orchestrator.tracing import NO_TRACER, MoveTrace, Tracer
 
 PROBES_MAX = 500
 """Pods that are asked at once: 1,800 may hang at a time before a round takes too long."""
@@ -47,8 +50,9 @@ class Control:
         holder: str,
         metrics: Metrics,
         views: FleetViews | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
-        self.settings, self.metrics = settings, metrics
+        self.settings, self.metrics, self.tracer = settings, metrics, tracer
         self.store, self.cluster, self.pods = store, cluster, pods
         self.wake = Wake()
         self.observer = Observer(self.cluster, self.wake.set)
@@ -68,6 +72,7 @@ class Control:
             metrics=self.metrics,
             interval_seconds=settings.health_poll_interval,
             concurrency=PROBES_MAX,
+            tracer=tracer,
         )
         self._owned: Mapping[str, OwnedPod] = {}
         self.teller = Teller(self.store, lambda: self.leadership.lease)
@@ -106,7 +111,13 @@ class Control:
             tokens=[token.get_secret_value() for token in tokens if token is not None],
             concurrency=CAPTURES_MAX,
             on_restored=self.wake.set,
+            tracer=self.tracer,
+            move_of=self._move_of,
         )
+
+    def _move_of(self, processor_id: UUID) -> MoveTrace | None:
+        desired = self.reconciler.desired
+        return None if desired is None else under_way(processor_id, desired.moves)
 
     def _make_reconciler(self) -> Reconciler:
         settings = self.settings
@@ -124,6 +135,7 @@ class Control:
             evidence=PodEvidence(self.poller, self.checkpointer, settings.health_poll_interval),
             states=KeptStates(self.checkpointer, self.cluster),
             answerer=Answerer(self.store, limits),
+            tracer=self.tracer,
         )
 
     def _limits(self) -> Limits:

@@ -15,6 +15,7 @@ from dory_orchestrator.app.child import (
     has_cluster,
     open_store,
     open_views,
+    tracer_of,
     until,
     wait_for_schema,
 )
@@ -59,6 +60,7 @@ class ControlProcess:
         # Only a Kubernetes is told of events: of others nobody asks.
         is_told = self.has_cluster and self.local is None
         self.views = open_views(settings, self.metrics)
+        self.tracer = tracer_of(settings, "control")
         self.pods = HttpPods(connections_max=PROBES_MAX + CAPTURES_MAX + 100)
         self.control = Control(
             settings,
@@ -68,6 +70,7 @@ class ControlProcess:
             holder=inheritance.holder,
             metrics=self.metrics,
             views=self.views if is_told else None,
+            tracer=self.tracer,
         )
         self.receivers = HttpReceivers()
         self.webhooks = Webhooks(
@@ -151,6 +154,7 @@ class ControlProcess:
         await self.receivers.close()
         await self.cluster.close()
         await asyncio.gather(self.store.close(), self.views.close())
+        await asyncio.to_thread(self.tracer.close)
 
 
 def own_namespace() -> str:

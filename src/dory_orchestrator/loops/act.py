@@ -1,17 +1,18 @@
 """Carrying out what was granted: one call to the cluster each, bounded in number and time."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
 from dory_orchestrator.core.backoff import Backoff
-from dory_orchestrator.core.model import Limits, Pod, PodSpec
+from dory_orchestrator.core.model import Limits, Move, Pod, PodSpec
 from dory_orchestrator.core.plan import Create, Delete, Record
 from dory_orchestrator.core.reconcile import refused
 from dory_orchestrator.core.specify import continuing
 from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.move_traces import move_of
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
@@ -26,6 +27,7 @@ from dory_orchestrator.ports import (
     Refusal,
     StoreError,
 )
+from dory_orchestrator.tracing import NO_TRACER, Tracer
 
 _log = get_logger(__name__)
 _CALL_SECONDS = 15.0
@@ -41,12 +43,13 @@ Work = Create | Delete
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of the loop: where its work runs, the lease it acts under, and since when it was
-    wanted, on the loop's clock."""
+    """One turn of the loop: where its work runs, the lease it acts under, since when it was
+    wanted, on the loop's clock, and which moves were under way."""
 
     group: asyncio.TaskGroup
     lease: Lease
     woken_at: float | None
+    moves: Mapping[UUID, Move] = field(default_factory=dict)
 
 
 def _now() -> float:
@@ -104,9 +107,11 @@ class Actor:
         on_done: Callable[[], None],
         concurrency: int = CONCURRENCY,
         states: States | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._store = store
         self._states = states
+        self._tracer = tracer
         self._cluster = cluster
         self._observer = observer
         self._leading = leading
@@ -154,7 +159,7 @@ class Actor:
                     _log.info("not done: the lease was lost", processor_id=str(key))
                     return
                 self._count_reaction(turn)
-                if await self._call(turn, work, failures, asked=asked):
+                if await self._traced_call(turn, work, failures, asked=asked):
                     self._unsettled.pop(key, None)
                     return
             asked = True
@@ -199,6 +204,18 @@ class Actor:
             except (StoreError, ClusterError, TimeoutError) as error:
                 _log.info("a late save is not looked for", pod=pod.name, error=str(error))
 
+    async def _traced_call(self, turn: Turn, work: Work, failures: int, *, asked: bool) -> bool:
+        with self._tracer.span(
+            f"pod.{_name(work)}",
+            move=move_of(work, turn.moves),
+            processor_id=str(work.processor_id),
+            epoch=work.epoch,
+            reason=str(work.reason),
+        ) as span:
+            settled = await self._call(turn, work, failures, asked=asked)
+            span.set(settled=settled)
+        return settled
+
     async def _call(self, turn: Turn, work: Work, failures: int, *, asked: bool) -> bool:
         """Whether it is settled. `asked` says that it was called before."""
         lease = turn.lease
@@ -228,7 +245,8 @@ class Actor:
     async def _create(self, lease: Lease, create: Create) -> None:
         async with asyncio.timeout(_CALL_SECONDS):
             spec = await self._prepared(lease, create)
-            pod = await self._cluster.create_pod(spec)
+            with self._tracer.span("cluster.create_pod", pod=spec.name, namespace=spec.namespace):
+                pod = await self._cluster.create_pod(spec)
         self._observer.created(pod)
         _log.info(
             "pod created",
@@ -247,7 +265,9 @@ class Actor:
             return create.spec
         key, epoch = create.processor_id, create.epoch
         try:
-            state_at = await self._states.prepare(lease, create)
+            with self._tracer.span("state.prepare") as span:
+                state_at = await self._states.prepare(lease, create)
+                span.set(has_state=state_at is not None)
             if state_at is None:
                 return create.spec
             await self._store.record_move_state(lease, key, epoch, state_at)
@@ -264,10 +284,14 @@ class Actor:
             if (
                 delete.captures
                 and self._states is not None
-                and not await self._states.capture(lease, delete.pod, delete.epoch)
+                and not await self._captured(self._states, lease, delete)
             ):
                 raise _NotPrepared("its state could not be captured: it is not ended")
-            await self._cluster.delete_pod(delete.pod, force=delete.force)
+            pod = delete.pod
+            with self._tracer.span(
+                "cluster.delete_pod", pod=pod.name, namespace=pod.namespace, force=delete.force
+            ):
+                await self._cluster.delete_pod(pod, force=delete.force)
         self._observer.deleted(delete.pod)
         _log.info(
             "pod deleted",
@@ -276,6 +300,12 @@ class Actor:
             reason=delete.reason,
             detail=delete.detail,
         )
+
+    async def _captured(self, states: States, lease: Lease, delete: Delete) -> bool:
+        with self._tracer.span("state.capture") as span:
+            captured = await states.capture(lease, delete.pod, delete.epoch)
+            span.set(captured=captured)
+        return captured
 
     async def _refuse(
         self, lease: Lease, work: Work, refusal: ClusterRefused, failures: int
@@ -298,6 +328,7 @@ class Actor:
             work.processor_id,
             pod_name=work.spec.name if isinstance(work, Create) else work.pod.name,
             epoch=work.epoch,
+            trace_id=self._tracer.trace_id(),
         )
         if isinstance(work, Create):
             self._metrics.pod_creation_errors.labels(refusal.reason).inc()

@@ -33,6 +33,7 @@ from dory_orchestrator.ports import (
     Pods,
     PodUnreachable,
 )
+from dory_orchestrator.tracing import NO_TRACER, MoveTrace, Tracer
 
 BODY_BYTES_MAX = 2 * 1024 * 1024
 """Twice what can be restored: enough to say that it is too large."""
@@ -92,8 +93,12 @@ class Visitor:
         tokens: Sequence[str],
         limits: CaptureLimits,
         timeout_seconds: float,
+        tracer: Tracer = NO_TRACER,
+        move_of: Callable[[UUID], MoveTrace | None] = lambda _: None,
     ) -> None:
         self._pods = pods
+        self._tracer = tracer
+        self._move_of = move_of
         self._store = store
         self._cluster = cluster
         self._seeder = seeder
@@ -154,7 +159,12 @@ class Visitor:
     async def _capture(self, pod: Pod) -> Capture:
         asked_at = asyncio.get_running_loop().time()
         try:
-            body = await self._get(pod)
+            move = self._move_of(_processor(pod))
+            with self._tracer.span(
+                "pods.get_state", move=move, seldom=move is None, pod=pod.name
+            ) as span:
+                body = await self._get(pod)
+                span.set(bytes=len(body))
             capture = read_capture(body, self._limits, pod_name=pod.name)
             return replace(capture, asked_at=asked_at)
         except PodUnreachable as error:
@@ -274,7 +284,11 @@ class Visitor:
         if not self._still_ready(owned):
             raise NotTaken("not_given", "it is not ready any more", told=False)
         try:
-            await self._put(owned.pod, b'{"data": ' + newest.payload + b"}")
+            move = self._move_of(_processor(owned.pod))
+            with self._tracer.span(
+                "pods.put_state", move=move, pod=owned.pod.name, bytes=len(newest.payload)
+            ):
+                await self._put(owned.pod, b'{"data": ' + newest.payload + b"}")
         except PodUnreachable as error:
             raise NotTaken("not_given", f"restoring: {error}") from error
         except PodRefused as error:

@@ -28,6 +28,7 @@ from dory_orchestrator.ports import (
     Pods,
     StoreError,
 )
+from dory_orchestrator.tracing import NO_TRACER, MoveTrace, Tracer
 
 __all__ = ["Checkpointer", "Owned", "Seeded"]
 
@@ -69,9 +70,12 @@ class Checkpointer:
         timeout_seconds: float = 5.0,
         concurrency: int = 100,
         on_restored: Callable[[], None] = lambda: None,
+        tracer: Tracer = NO_TRACER,
+        move_of: Callable[[UUID], MoveTrace | None] = lambda _: None,
     ) -> None:
         """`tokens` are tried in their order: the present one, and the one before it.
-        `on_restored` is called whenever `restored` became true of a pod.
+        `on_restored` is called whenever `restored` became true of a pod. `move_of` tells the move
+        that a processor is in.
         """
         limits = limits or CaptureLimits()
         self._lease = lease
@@ -89,6 +93,8 @@ class Checkpointer:
             tokens=tokens,
             limits=limits,
             timeout_seconds=timeout_seconds,
+            tracer=tracer,
+            move_of=move_of,
         )
         self._writer = CheckpointWriter(
             store, lease=lease, metrics=metrics, on_written=self._written

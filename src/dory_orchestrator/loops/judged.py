@@ -11,6 +11,7 @@ from dory_orchestrator.core.plan import Plan
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import Event, FleetStore, Lease, NodeHealth
+from dory_orchestrator.tracing import NO_TRACER, Tracer
 
 _log = get_logger(__name__)
 
@@ -18,9 +19,10 @@ _log = get_logger(__name__)
 class Judged:
     """Writes what changed since it was read: the database is what remembers."""
 
-    def __init__(self, store: FleetStore, metrics: Metrics) -> None:
+    def __init__(self, store: FleetStore, metrics: Metrics, tracer: Tracer = NO_TRACER) -> None:
         self._store = store
         self._metrics = metrics
+        self._tracer = tracer
 
     async def write(self, lease: Lease, plan: Plan, desired: Desired) -> None:
         """Write verdicts that differ from the records, and the brake; tell what changed."""
@@ -43,7 +45,9 @@ class Judged:
         if brake is not None:
             events += _brake_events(brake, desired)
         if events:
-            await self._store.record_events(lease, events)
+            trace_id = self._tracer.trace_id()
+            traced = [event._replace(trace_id=trace_id) for event in events]
+            await self._store.record_events(lease, traced)
         self._tell(events)
         self._count(plan)
 

@@ -25,6 +25,7 @@ from dory_orchestrator.ports import (
     PodUnreachable,
     StoreError,
 )
+from dory_orchestrator.tracing import NO_TRACER, Tracer
 
 _log = get_logger(__name__)
 _WRITE_SECONDS = 1.0
@@ -111,7 +112,9 @@ class HealthPoller:
         interval_seconds: float = 10.0,
         timeout_seconds: float = 2.0,
         concurrency: int = 50,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
+        self._tracer = tracer
         self._pods = pods
         self._store = store
         self._running = running
@@ -161,7 +164,9 @@ class HealthPoller:
         began_at = _now()
         self._progress = msgspec.structs.replace(self._progress, began_at=began_at)
         while True:
-            await self._round(began_at)
+            with self._tracer.span("pods.poll_round") as span:
+                await self._round(began_at)
+                span.set(asked=self._progress.asked, answered=self._progress.answered)
             await _until(began_at + self._interval_seconds)
             began_at = _now()
 

@@ -28,6 +28,7 @@ from dory_orchestrator.loops.act import Actor, States, Turn
 from dory_orchestrator.loops.answer import Answerer
 from dory_orchestrator.loops.judged import Judged
 from dory_orchestrator.loops.lead import Leadership
+from dory_orchestrator.loops.move_traces import MoveTraces
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.loops.show import Display
 from dory_orchestrator.loops.wake import Wake
@@ -44,6 +45,7 @@ from dory_orchestrator.ports import (
     StoreTimeout,
     kind_of,
 )
+from dory_orchestrator.tracing import NO_TRACER, Span, Tracer
 
 _log = get_logger(__name__)
 _GRANTS_MAX = 1_000
@@ -136,12 +138,14 @@ class Reconciler:
         evidence: Evidence | None = None,
         states: States | None = None,
         answerer: Answerer | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._store = store
+        self._tracer = tracer
         self._answerer = answerer
         self._cluster = cluster
         self._evidence = evidence or NoEvidence()
-        self._judged = Judged(store, metrics)
+        self._judged = Judged(store, metrics, tracer)
         self._watcher = watcher
         self._observer = observer
         self._leadership = leadership
@@ -151,12 +155,13 @@ class Reconciler:
         self._interval_seconds = poll_interval_seconds
         self.desired: Desired | None = None
         """What was read last."""
+        self._read_at = 0.0
         self._refusals = 0
         self._faults = 0
         self._succeeded_at: float | None = None
         self._error: str | None = None
         self._history = History()
-        self._display = Display(store, metrics)
+        self._display = Display(store, metrics, tracer)
         self._actor = Actor(
             store=store,
             cluster=cluster,
@@ -166,6 +171,7 @@ class Reconciler:
             metrics=metrics,
             on_done=wake.set,
             states=states,
+            tracer=tracer,
         )
 
     async def run(self) -> None:
@@ -201,28 +207,34 @@ class Reconciler:
         self, group: asyncio.TaskGroup, woken_at: float | None
     ) -> tuple[float, bool]:
         """How long to wait for the next one, and whether this one failed."""
-        try:
-            with self._metrics.reconciliation_duration.time():
-                return await self._cycle(group, woken_at), False
-        except LeaseLost as error:
-            _log.info("the cycle ends", error=str(error))
-            self._leadership.lost()
-            return self._interval_seconds, False
-        except StoreError as error:
-            late = isinstance(error, StoreTimeout)
-            self._metrics.reconciliation_errors.labels("timeout" if late else "general").inc()
-            self._error = str(error)
-            _log.warning("the cycle failed", error=str(error))
-            return self._interval_seconds, True
+        with self._tracer.span("reconcile.cycle") as span:
+            try:
+                with self._metrics.reconciliation_duration.time():
+                    return await self._cycle(group, woken_at, span), False
+            except LeaseLost as error:
+                _log.info("the cycle ends", error=str(error))
+                self._leadership.lost()
+                span.set(outcome="lease_lost")
+                return self._interval_seconds, False
+            except StoreError as error:
+                late = isinstance(error, StoreTimeout)
+                self._metrics.reconciliation_errors.labels("timeout" if late else "general").inc()
+                self._error = str(error)
+                _log.warning("the cycle failed", error=str(error))
+                span.set(outcome="failed")
+                return self._interval_seconds, True
 
-    async def _cycle(self, group: asyncio.TaskGroup, woken_at: float | None) -> float:
+    async def _cycle(self, group: asyncio.TaskGroup, woken_at: float | None, span: Span) -> float:
         """Returns how long to wait for the next one."""
         # Before the reading: what ends during it may be done and not yet be in what is read.
         acting = self._actor.acting
-        desired = await self._watcher.read()
-        self.desired = desired
+        with self._tracer.span("reconcile.read"):
+            desired = await self._watcher.read()
+        self.desired, self._read_at = desired, _now()
+        self._tracer.know_fleet(desired.fleet_id)
         self._cluster.look_in(namespaces(desired, self._limits.namespace))
         lease, observed = self._leadership.lease, self._observer.current
+        span.set(processors=len(desired.configs), leading=lease is not None)
         if lease is None or observed is None:
             # Without a lease another acts; without a picture nothing may be decided.
             if lease is None:
@@ -230,14 +242,18 @@ class Reconciler:
             return self._interval_seconds
         snapshot = self._snapshot(desired, observed, acting)
         plan = self._compute(snapshot)
-        turn = Turn(group, lease, woken_at)
+        span.set(actions=len(plan.actions), moves=len(desired.moves), term=lease.term)
+        turn = Turn(group, lease, woken_at, desired.moves)
         # Before anything is granted by it: whoever takes over must know what was known.
-        await self._judged.write(lease, plan, desired)
+        with self._tracer.span("reconcile.judge"):
+            await self._judged.write(lease, plan, desired)
         refused = await self._carry_out(turn, plan, desired)
         if plan.drill is not None:
             await self._store.record_drill(lease, plan.drill)
             self._wake.set()
-        await self._display.show(lease, plan, snapshot)
+        span.set(outcome="done", refused=refused)
+        with self._tracer.span("reconcile.show"):
+            await self._display.show(lease, plan, snapshot)
         if self._answerer is not None:
             await self._answerer.answer(lease, snapshot, plan)
         self._succeed()
@@ -265,7 +281,10 @@ class Reconciler:
         )
 
     def _compute(self, snapshot: Snapshot) -> Plan:
-        with self._metrics.reconciliation_compute_duration.time():
+        with (
+            self._metrics.reconciliation_compute_duration.time(),
+            self._tracer.span("reconcile.compute"),
+        ):
             plan = compute(snapshot, self._limits)
         self._history.add(_now(), dict(plan.desired_counts))
         return plan
@@ -294,7 +313,10 @@ class Reconciler:
             return 0
 
         async def grant(actions: Sequence[Action]) -> int:
-            return await self._grant(turn, actions, desired)
+            with self._tracer.span("reconcile.grant", actions=len(actions)) as span:
+                refused = await self._grant(turn, actions, desired)
+                span.set(refused=refused)
+                return refused
 
         self._faults = 0
         refused = await self._apart(plan.records, record) if plan.records else 0
@@ -324,9 +346,12 @@ class Reconciler:
         return await self._apart(items[:half], write) + await self._apart(items[half:], write)
 
     async def _grant(self, turn: Turn, actions: Sequence[Action], desired: Desired) -> int:
-        granted = await self._store.grant(turn.lease, actions)
+        traces, asked_at = MoveTraces(self._tracer, desired, self._read_at), _now()
+        granted = await self._store.grant(turn.lease, actions, traces.ids_of(actions))
         for action, is_granted in zip(actions, granted, strict=True):
             self._count(action, is_granted)
+            if is_granted:
+                traces.granted(action, asked_at=asked_at, now=_now())
             if is_granted and isinstance(action, Create | Delete):
                 own = desired.ownership.get(action.processor_id)
                 self._actor.start(turn, action, own.failures if own is not None else 0)

@@ -21,8 +21,10 @@ from dory_orchestrator.core.model import (
 )
 from dory_orchestrator.core.plan import Finding, GuardVerdict, NodeLoad, Plan, Reason, State
 from dory_orchestrator.logs import get_logger
+from dory_orchestrator.loops.move_traces import under_way
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import Event, FleetStore, Lease, NodeSummary
+from dory_orchestrator.tracing import NO_TRACER, Tracer
 
 _log = get_logger(__name__)
 _TOLD_STATES = (State.ERROR, State.HELD)
@@ -40,9 +42,10 @@ _HELD_BEFORE = {"": (0, 0)}
 class Display:
     """Remembers what was shown last, in one term: another leader may have shown other things."""
 
-    def __init__(self, store: FleetStore, metrics: Metrics) -> None:
+    def __init__(self, store: FleetStore, metrics: Metrics, tracer: Tracer = NO_TRACER) -> None:
         self._store = store
         self._metrics = metrics
+        self._tracer = tracer
         self._lease: Lease | None = None
         self._is_marked = False
         self._findings: dict[UUID, Finding] = {}
@@ -91,7 +94,7 @@ class Display:
         if self._held == verdict.tripped:
             return
         said = ("held", verdict.detail) if verdict.holds else ("released", "nothing is held")
-        await self._store.record_events(lease, [Event("guard", *said)])
+        await self._store.record_events(lease, [self._traced(Event("guard", *said))])
         self._held = verdict.tripped
         if verdict.holds:
             groups = {group: f"{left} of {most}" for group, (most, left) in verdict.tripped.items()}
@@ -111,6 +114,7 @@ class Display:
             *self._stranger_events(plan),
             *self._rollout_events(plan),
         ]
+        events = [self._traced(event, snapshot.desired) for event in events]
         if events:
             await self._store.record_events(lease, events)
         # Only now: what could not be written is told next time.
@@ -126,6 +130,12 @@ class Display:
                     reason=event.reason,
                     detail=event.detail,
                 )
+
+    def _traced(self, event: Event, desired: Desired | None = None) -> Event:
+        """With the trace of its processor's move, else of this cycle."""
+        key = event.processor_id
+        move = None if desired is None or key is None else under_way(key, desired.moves)
+        return event._replace(trace_id=self._tracer.trace_id(move))
 
     def _events(self, plan: Plan, snapshot: Snapshot) -> Iterator[Event]:
         for processor_id, finding in plan.findings.items():

@@ -469,7 +469,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0010');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0011');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --
