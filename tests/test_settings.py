@@ -437,6 +437,11 @@ class TestValues:
         assert parsed("tracing_share", value) == share
         assert shown("tracing_share", share) == text
 
+    @pytest.mark.parametrize("url", ["http://user:geheim@c:4318", "collector:4318", "http://", ""])
+    def test_bad_collector(self, url: str) -> None:
+        with pytest.raises(ValidationError, match="expected a URL such as http://collector:4318"):
+            parsed("tracing_endpoint", url)
+
     @pytest.mark.parametrize("value", ["-0.1", "1.01", "nan", "1e-3", "10%", True, float("nan")])
     def test_bad_share(self, value: object) -> None:
         with pytest.raises(ValidationError, match="expected a number from 0 to 1"):

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import pytest
 import structlog
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from tests.tracing_double import KeepingTracer, ids, said, seconds
@@ -111,6 +112,14 @@ class TestSpans:
         assert said(span) == {"error.type": "ValueError"}
         assert not span.status.is_ok
         assert "geheim" not in span.to_json()
+
+    def test_what_a_cluster_says_is_cut_and_can_be_sent(self):
+        tracer = KeepingTracer()
+        with tracer.span("a", half="x\udce4", fish="\U0001f41f", long="x" * 10_000):
+            pass
+        (span,) = tracer.spans
+        assert said(span) == {"half": "x?", "fish": "\U0001f41f", "long": "x" * 2_000}
+        encode_spans([span]).SerializeToString()
 
     async def test_one_that_is_cancelled_has_not_failed(self):
         tracer = KeepingTracer()

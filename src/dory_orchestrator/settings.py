@@ -173,6 +173,13 @@ _Name = Annotated[
 _Url = Annotated[
     str, _matching(r"https?://[^\s/?#]+(/[^\s?#]*)?", "a URL such as http://dory-orchestrator:8080")
 ]
+_Collector = Annotated[
+    str,
+    _matching(
+        r"https?://[^\s/?#@]+(/[^\s?#@]*)?",
+        "a URL such as http://collector:4318, without user and password",
+    ),
+]
 _Integer = Annotated[int, BeforeValidator(_not_a_bool)]
 _Token = Annotated[SecretStr, AfterValidator(_header_safe)]
 
@@ -366,7 +373,7 @@ class Settings(BaseModel):
         default=None,
         description="Where events are sent to: a list; as JSON in a flag and in the environment.",
     )
-    tracing_endpoint: _Url | None = Field(
+    tracing_endpoint: _Collector | None = Field(
         default=None,
         description="Collector of traces, OTLP over HTTP, such as http://collector:4318. Needs the extra `tracing`.",
     )

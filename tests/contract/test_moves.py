@@ -78,7 +78,7 @@ async def test_a_failover_leaves_the_link_for_the_way_home(world, lease):
     assert move.edge_node_id == home.id
     assert move.last_alive_at == pytest.approx(desired.now - 40, abs=5)
     assert move.suspect_at == pytest.approx(desired.now - 30, abs=5)
-    assert desired.ownership[key].epoch == 2
+    assert desired.ownership[key].epoch == move.epoch == 2
     kinds = [event.kind for event, _ in await world.events()]
     assert kinds == ["create", "failover"]
 
@@ -162,6 +162,7 @@ async def test_home_again(world, lease):
     desired = await world.store.read_desired()
     assert (desired.links, desired.homes) == ({key: home.id}, {})
     assert desired.moves[key].kind is MoveKind.FAILBACK
+    assert desired.moves[key].epoch == 2
     beat = [Beat(key, home.name, True)]
     (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=5)
     assert facts.left_node_name is None

@@ -19,7 +19,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
@@ -45,6 +45,7 @@ _SEND_SECONDS = 3.0
 _CLOSE_SECONDS = 2.0
 _SELDOM_SECONDS = 1.0
 _WARN_SECONDS = 60.0
+_VALUE_CHARACTERS_MAX = 2_000
 _PATH = "/v1/traces"
 
 _wished_ids: ContextVar[tuple[int, int] | None] = ContextVar("wished_ids", default=None)
@@ -121,6 +122,7 @@ class OtlpTracer:
                 }
             ),
             id_generator=_WishedIds(),
+            span_limits=SpanLimits(max_span_attribute_length=_VALUE_CHARACTERS_MAX),
             # We have an end of our own, which takes no longer than it may.
             shutdown_on_exit=False,
         )
@@ -320,7 +322,14 @@ def _of_move(move: MoveTrace) -> dict[str, Value]:
 
 
 def _named(values: dict[str, Value]) -> dict[str, str | int | float | bool]:
-    return {f"dory.{name}": value for name, value in values.items() if value is not None}
+    return {f"dory.{name}": _sendable(value) for name, value in values.items() if value is not None}
+
+
+def _sendable(value: str | int | float | bool) -> str | int | float | bool:
+    """A cluster says what it likes: half a surrogate pair would cost the whole sending."""
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode(errors="replace").decode()
 
 
 def _trace_id(span: trace.Span) -> str | None:
