@@ -97,7 +97,8 @@ async def test_a_crash_and_what_comes_of_it_is_one_trace(data_dir: Path, tmp_pat
     with collecting() as (collector, url):
         async with dev(
             data_dir,
-            *("--fleet", str(file), "--tracing-endpoint", url, "--node-failure-grace", "1s"),
+            *("--fleet", str(file), "--tracing-endpoint", url),
+            *("--node-failure-grace", "1s", "--checkpoint-interval", "1s"),
         ) as fleet:
             (row,) = (await eventually(fleet.ready, 30)).values()
             token = (data_dir / "state-token").read_text()
@@ -110,7 +111,6 @@ async def test_a_crash_and_what_comes_of_it_is_one_trace(data_dir: Path, tmp_pat
                 fleet.service.url + HEARTBEAT, json=beat, headers=headers
             ) as answer:
                 assert answer.status == 200
-            await eventually(lambda: collector.named("pods.get_state"))
 
             code, _, error = await command(
                 "local", "crash-node", "edge-1", "--data-dir", str(data_dir)
