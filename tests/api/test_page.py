@@ -26,6 +26,7 @@ from dory_orchestrator.api.page.sessions import (
     Sessions,
     TooManyFailures,
 )
+from dory_orchestrator.core.directive import BeatFacts
 from dory_orchestrator.ports import StoreTimeout, StoreUnavailable
 
 TOKEN = "the operators' secret".replace(" ", "-")
@@ -298,6 +299,13 @@ class TestDetails:
         await fleet.tell("failover", "node_dead", processor_id=key, explanation=told, at=at)
         text = plain(await text_of(service, f"/page/move?id={number}"))
         assert "because it is dead" in text
+
+    async def test_what_a_heartbeat_is_answered(self, service, fleet):
+        service.views.beat = BeatFacts(True, True, "terminated")
+        text = plain(await text_of(service, f"/page/directive?id={ONE}"))
+        assert "shutdown : a heartbeat of it from no node is answered shutdown" in text
+        assert "Is it terminated or failed? ended ✓ yes status terminated" in text
+        await text_of(service, "/page/directive?id=nonsense", 404)
 
     async def test_what_is_done_next(self, service, fleet):
         assert "No leader answers" in await text_of(service, "/page/plan")

@@ -359,3 +359,11 @@ async def test_metrics_are_those_of_the_moment(rig):
     await rig.show({})
     assert rig.value("dory_node_utilization_ratio", node="n2") is None
     assert rig.value("dory_processors", state="running") == 0
+
+
+async def test_the_guard_says_which_groups_shrank(rig):
+    await rig.show({}, guard=HELD)
+    told = json.loads(rig.store.events[-1].explanation)
+    assert told["outcome"] == "guard"
+    assert told["facts"] == {"held_pods": 1, "all: most": 9, "all: left": 2}
+    assert told["rules"][0]["numbers"] == {"groups": "all"}

@@ -20,6 +20,7 @@ from dory_orchestrator.core.model import (
     Snapshot,
 )
 from dory_orchestrator.core.plan import Finding, GuardVerdict, NodeLoad, Plan, Reason, State
+from dory_orchestrator.core.why import Rule, Why
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.move_traces import under_way
 from dory_orchestrator.metrics import Metrics
@@ -94,7 +95,9 @@ class Display:
         if self._held == verdict.tripped:
             return
         said = ("held", verdict.detail) if verdict.holds else ("released", "nothing is held")
-        await self._store.record_events(lease, [self._traced(Event("guard", *said))])
+        told = explanation("guard", *said, _why_held(verdict))
+        event = self._traced(Event("guard", *said, explanation=told))
+        await self._store.record_events(lease, [event])
         self._held = verdict.tripped
         if verdict.holds:
             groups = {group: f"{left} of {most}" for group, (most, left) in verdict.tripped.items()}
@@ -201,6 +204,18 @@ class Display:
         states = Counter(finding.state for finding in plan.findings.values())
         for state in State:
             self._metrics.processors.labels(state).set(states[state])
+
+
+def _why_held(verdict: GuardVerdict) -> Why:
+    """Of each group how many were desired at most, and how many are."""
+    counts = {
+        f"{group}: {word}": count
+        for group, numbers in verdict.tripped.items()
+        for word, count in zip(("most", "left"), numbers, strict=True)
+    }
+    known = {"held_pods": len(verdict.held), **counts}
+    asked = (Rule.GUARD_HELD, verdict.holds, (", ".join(verdict.tripped),))
+    return Why(lambda: known, [asked])
 
 
 def _summary(node: Node, load: NodeLoad) -> NodeSummary:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from dory_orchestrator.api import explained
 from dory_orchestrator.api.asgi import read_body
 from dory_orchestrator.api.bodies import BodyError
 from dory_orchestrator.api.health import Health
@@ -115,6 +116,7 @@ class Page:
             ("/page/pause", self._pause),
             ("/page/plan", self._plan),
             ("/page/what-if", self._what_if),
+            ("/page/directive", self._directive),
             ("/page/decide/{name}", self._ask),
             ("/session", self._log_in_form),
         ]
@@ -279,6 +281,14 @@ class Page:
         asked = {"down": [node], "without_cloud": False}
         found = await self._answer_to("what_if", asked)
         return self._fragment(request, "what_if.html", {"found": found, "down": node})
+
+    async def _directive(self, request: Request) -> Response:
+        key = _uuid(request.query_params.get("id", ""))
+        if key is None:
+            raise Refused(404, "There is no such processor.")
+        explanation = await explained.of_directive(self._views, key, None)
+        now = (await self._views.summary()).at
+        return self._fragment(request, "directive.html", {"explanation": explanation, "now": now})
 
     async def _answer_to(self, kind: str, asked: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """None: nobody answers."""
