@@ -94,7 +94,7 @@ class Told(NamedTuple):
     """An event as it is stored."""
 
     event: Event
-    term: int
+    term: int | None
     at: float
 
 
@@ -690,6 +690,10 @@ class MemoryStore:
     async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:
         await self._leading("record_events", lease)
         self._tell(lease, events)
+
+    async def tell(self, events: Sequence[Event]) -> None:
+        await self._answer("tell")
+        self.told += [Told(event, None, self.clock()) for event in events]
 
     async def shown(self) -> tuple[dict[UUID, str], set[str]]:
         await self._answer("shown")

@@ -448,6 +448,14 @@ class FleetStore(Protocol):
         ...
 
 
+class TellingStore(Protocol):
+    """Events of a process that need not lead."""
+
+    async def tell(self, events: Sequence[Event]) -> None:
+        """Write what happened, in no term. Raises StoreUnavailable, StoreDataError."""
+        ...
+
+
 class QuestionStore(Protocol):
     """What operators ask of the leader."""
 
@@ -626,6 +634,7 @@ class Store(
     GapStore,
     LeaseStore,
     FleetStore,
+    TellingStore,
     QuestionStore,
     PodHealthStore,
     Protocol,

@@ -151,3 +151,10 @@ async def test_a_drill_goes_on_from_phase_to_phase_once(world, lease):
     assert (await world.store.read_desired()).drill is None
     told = [event.reason for event, _ in await world.events() if event.kind == "drill"]
     assert told == ["time_over", "all_home"]
+
+
+async def test_what_is_told_without_a_lease_is_of_no_term(world):
+    await world.store.tell([Event("shutdown", "ended", "why", node_name="edge-1")])
+    await world.store.tell([])
+    ((event, term),) = await world.events()
+    assert (event.kind, event.node_name, term) == ("shutdown", "edge-1", None)

@@ -7,7 +7,7 @@ waits for a future, with a deadline of its own that no database can move.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,8 +88,11 @@ class HeartbeatRecorder:
         limits: GroupCommitLimits | None = None,
         canary: Beat | None = None,
         tracer: Tracer = NO_TRACER,
+        on_shutdown: Callable[[Beat, BeatFacts, DirectiveReason], None] | None = None,
     ) -> None:
+        """`on_shutdown` hears of each beat that is answered so, and why."""
         self._store = store
+        self._on_shutdown = on_shutdown
         self._tracer = tracer
         self._metrics = metrics
         self._limits = limits or GroupCommitLimits()
@@ -244,7 +247,13 @@ class HeartbeatRecorder:
                 same = facts
                 answer = _answer(facts, beat[1])
             answers.append(answer)
+            if answer.directive is Directive.SHUTDOWN and facts is not None:
+                self._tell_shutdown(beat, facts, answer)
         return answers
+
+    def _tell_shutdown(self, beat: Beat, facts: BeatFacts, answer: Answer) -> None:
+        if self._on_shutdown is not None:
+            self._on_shutdown(beat, facts, DirectiveReason(answer.reason))
 
     async def _store_all(
         self, beats: list[Beat], canary: bool, deadline: float

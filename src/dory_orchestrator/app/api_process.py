@@ -18,6 +18,7 @@ from dory_orchestrator.api.page.handlers import Page
 from dory_orchestrator.api.protocol import Connections
 from dory_orchestrator.api.server import Server, allow_connections, make_server, url_of
 from dory_orchestrator.api.service import build
+from dory_orchestrator.api.shutdowns import Shutdowns
 from dory_orchestrator.app.child import (
     Inheritance,
     Lifetime,
@@ -121,6 +122,7 @@ class ApiProcess:
         self.tracer = tracer_of(settings, "api")
         # Made anew at each start, and known to nobody: a client cannot pose as the canary.
         canary_beat = Beat(uuid.uuid4(), "", True)
+        self.shutdowns = Shutdowns(self.store)
         self.recorder = HeartbeatRecorder(
             self.store,
             metrics=self.metrics,
@@ -131,6 +133,7 @@ class ApiProcess:
             ),
             canary=canary_beat,
             tracer=self.tracer,
+            on_shutdown=self.shutdowns.tell,
         )
         tokens = accepted_tokens(settings)
         self.canary = Canary(
@@ -298,6 +301,7 @@ async def serve(inheritance: Inheritance, lifetime: Lifetime) -> None:
             process.learn_fleet(),
             process.canary.run(),
             process.health.keep_checking(),
+            process.shutdowns.run(),
         )
         # Not ready at once; what is on its way by then is still answered.
         process.health.mark_not_ready("shutting down")

@@ -287,6 +287,14 @@ class ControlStore:
 
         await self._leading("record_events", lease, work)
 
+    async def tell(self, events: Sequence[Event]) -> None:
+        """See TellingStore."""
+
+        async def work(connection: Connection) -> None:
+            await _write_events(connection, None, events)
+
+        await self._others.run("record_events", work, timeout_seconds=self._timeout_seconds)
+
     async def shown(self) -> tuple[dict[UUID, str], set[str]]:
         """See FleetStore."""
 
@@ -710,10 +718,13 @@ def _cause(pod: Pod) -> str:
     return pod.exit_reason or pod.waiting_reason or str(pod.phase)
 
 
-async def _write_events(connection: Connection, lease: Lease, events: Sequence[Event]) -> None:
+async def _write_events(
+    connection: Connection, lease: Lease | None, events: Sequence[Event]
+) -> None:
     if events:
         columns = _columns(events, len(Event._fields))
-        await connection.execute(QUERIES["record_events"], *columns, lease.term)
+        term = None if lease is None else lease.term
+        await connection.execute(QUERIES["record_events"], *columns, term)
 
 
 def _columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
