@@ -74,6 +74,14 @@ async def test_a_flood_is_cut():
         assert 160 <= len(rig.store.events) <= 200
 
 
+async def test_a_name_that_no_node_can_have_is_cut():
+    async with Rig() as rig:
+        rig.shutdowns.tell(Beat(ONE, "x" * 60_000, True), NOT_FOUND, DirectiveReason.NOT_FOUND)
+        await asyncio.sleep(2)
+        (event,) = rig.store.events
+        assert len(str(event)) < 2_500
+
+
 async def test_a_store_that_is_down_stops_nothing():
     async with Rig() as rig:
         rig.store.errors["tell"] = StoreUnavailable("down")

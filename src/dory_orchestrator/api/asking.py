@@ -172,12 +172,11 @@ async def start_drill(
     asked = {"down": [node], "without_cloud": False}
     seconds = explained.ANSWER_SECONDS
     found = await views.ask(QuestionKind.WHAT_IF, asked, timeout_seconds=seconds)
-    stuck = [row for row in found["processors"] if row["outcome"] != "moves"]
-    if stuck:
-        first = stuck[0]
+    if not found["safe"]:
+        first, stuck = found["processors"][0], found["waits"] + found["stays"]
         name = first["name"] or first["id"]
         raise OperatorRefused(
-            f"node: {len(stuck)} of its processors would not move: {name}: {first['detail']}"
+            f"node: {stuck} of its processors would not move: {name}: {first['detail']}"
         )
     return await views.start_drill(node, organization_id, for_seconds, reason, by)
 

@@ -159,7 +159,11 @@ class WhatIfAnswer(Struct):
     """What would happen if these nodes died now."""
 
     nodes_down: list[str]
-    processors: list[SupposedRow]
+    processors: Annotated[
+        list[SupposedRow],
+        Meta(description="The first thousand, those first that would not move."),
+    ]
+    processors_count: int
     moves: int
     waits: int
     stays: int

@@ -533,6 +533,7 @@ EXAMPLES: Mapping[tuple[str, str], Example] = {
                     "seconds": 93.1,
                 }
             ],
+            "processors_count": 1,
             "moves": 1,
             "waits": 0,
             "stays": 0,

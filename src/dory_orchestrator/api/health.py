@@ -15,10 +15,12 @@ from dory_orchestrator.api.asgi import json_response
 from dory_orchestrator.api.bodies import ComponentAnswer, HealthAnswer
 from dory_orchestrator.core.health import overall, ready
 from dory_orchestrator.core.model import ComponentHealth, HealthStatus
+from dory_orchestrator.logs import get_logger
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import HealthStore, StoreError
 
 CHECK_SECONDS_MAX = 2.0
+_log = get_logger(__name__)
 _CHECK_SECONDS = 5.0
 _REUSE_SECONDS = 1.0
 
@@ -102,7 +104,10 @@ class Health:
         """So that metrics tell of the components also when nobody probes; until cancelled."""
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
-            await self.check()
+            try:
+                await self.check()
+            except Exception as error:  # noqa: BLE001 - heartbeats live in this process, too
+                _log.error("unexpected error of a health check", error=repr(error))
 
     async def healthz(self) -> Response:
         """200 when healthy or degraded, else 503."""

@@ -20,6 +20,7 @@ _WRITE_SECONDS = 1.0
 _A_SECOND_MAX = 20
 _ONCE_IN_SECONDS = 600.0
 _REMEMBERED_MAX = 10_000
+_NAME_MAX = 253
 
 
 class _Told(NamedTuple):
@@ -40,7 +41,9 @@ class Shutdowns:
 
     def tell(self, beat: Beat, facts: BeatFacts, reason: DirectiveReason) -> None:
         """Have it written soon, unless it was lately, or too many are."""
-        told, now = _Told(beat.processor_id, beat.node_name, reason), self._now()
+        # What is longer is the name of no node.
+        node_name = beat.node_name[:_NAME_MAX]
+        told, now = _Told(beat.processor_id, node_name, reason), self._now()
         at = self._told.get(told)
         if at is not None and now - at < _ONCE_IN_SECONDS:
             return

@@ -158,15 +158,16 @@ def _said(root: str, status: int, content: Mapping[str, Any]) -> str:
     return f"the orchestrator says: {text}" if status >= 500 else text
 
 
-async def identify(api: Api, text: str) -> str:
-    """The id of the one processor that is meant. Raises Failure."""
+async def identify(api: Api, text: str, *, exact: bool = False) -> str:
+    """The id of the one processor that is meant, by its id, its name, or, unless `exact`, how that
+    begins: what is ordered must not be done to another. Raises Failure."""
     try:
         return str(UUID(text))
     except ValueError:
         page = await api.get("/processors", {"q": text, "limit": 100})
     found = page["processors"]
     same = [row for row in found if row["name"] == text]
-    found = same or found
+    found = same if exact else same or found
     if len(found) == 1:
         return str(found[0]["id"])
     if not found:
@@ -175,11 +176,15 @@ async def identify(api: Api, text: str) -> str:
     raise Failure(f"several processors are called {tables.clean(text)!r}: give an id of {ids}")
 
 
-async def find_node(api: Api, text: str, organization: UUID | None = None) -> dict[str, Any]:
-    """The one node that is meant, by its name or how that begins. Raises Failure."""
+async def find_node(
+    api: Api, text: str, organization: UUID | None = None, *, exact: bool = False
+) -> dict[str, Any]:
+    """The one node that is meant, by its name or, unless `exact`, how that begins. Raises
+    Failure."""
     page = await api.get("/nodes", {"q": text, "organization": organization, "limit": 100})
     found = page["nodes"]
-    found = [row for row in found if row["name"] == text] or found
+    same = [row for row in found if row["name"] == text]
+    found = same if exact else same or found
     if len(found) == 1:
         return dict(found[0])
     if not found:

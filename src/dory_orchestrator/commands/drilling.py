@@ -14,6 +14,7 @@ from dory_orchestrator.commands.asking import (
     FAILED,
     WRONG_CALL,
     Api,
+    Failure,
     Target,
     end,
     run,
@@ -92,6 +93,8 @@ def start_command(
     body |= {"by": by or whoami()}
     if organization is not None:
         body["organization"] = str(organization)
+    if report is not None and not report.absolute().parent.is_dir():
+        end(WRONG_CALL, f"--report: {report.parent}: there is no such folder")
     confirm(yes, f"Treat {tables.clean(node)} as dead for up to {duration}, for real?")
     answer = run(target, lambda api: api.post("/drills/start", body))
     if not wait and report is None:
@@ -99,12 +102,12 @@ def start_command(
         return
     click.echo(tables.clean(f"{node}: {answer['message']}"), err=True)
     ended = run(target, lambda api: _wait(api, answer["drill"]["id"]))
-    if report is not None:
-        report.write_text(json.dumps(ended, indent=2) + "\n", encoding="utf-8")
     if target.as_data:
         print_data(target.output, ended)
     else:
         print_parts(_drill_parts(ended))
+    if report is not None:
+        _write(report, ended)
     if ended["outcome"] != "done":
         raise SystemExit(FAILED)
 
@@ -137,6 +140,13 @@ def stop_command(target: Target, by: str | None) -> None:
     print_answer(target, answer, tables.clean(said))
 
 
+def _write(report: Path, drill: Mapping[str, Any]) -> None:
+    try:
+        report.write_text(json.dumps(drill, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        end(FAILED, f"{report}: cannot be written: {error.strerror or error}")
+
+
 async def _ask(api: Api) -> Answer:
     return await api.get("/drills", {"limit": 5})
 
@@ -144,7 +154,13 @@ async def _ask(api: Api) -> Answer:
 async def _wait(api: Api, number: int) -> Mapping[str, Any]:
     """The drill, once it has ended. Raises Failure."""
     while True:
-        drills = (await api.get("/drills", {"limit": 5}))["drills"]
+        try:
+            drills = (await api.get("/drills", {"limit": 5}))["drills"]
+        except Failure as error:
+            # It goes on, whether we see it or not.
+            if error.lasting:
+                raise
+            drills = []
         found = next((drill for drill in drills if drill["id"] == number), None)
         if found is not None and found["phase"] == "ended":
             return dict(found)

@@ -30,6 +30,8 @@ from dory_orchestrator.commands.showing import (
 
 _UNSAFE = 3
 _EVENTS_SHOWN = 5
+_RESTLESS = ("facts", "numbers", "detail")
+"""Ages stand in them."""
 
 
 # Why ---------------------------------------------------------------------------------------
@@ -59,7 +61,7 @@ def explain_command(
 
     async def fetch(api: Api) -> Answer:
         if what == "node":
-            found = await find_node(api, name)
+            found = await find_node(api, name, organization)
             of = organization or found["organization_id"]
             return await api.get("/nodes/explanation", {"node": found["name"], "organization": of})
         key = await identify(api, name)
@@ -69,7 +71,7 @@ def explain_command(
 
     if sender is not None and what != "directive":
         end(WRONG_CALL, "--sender: only with directive")
-    show(target, Single(fetch, explanation_parts), watch=watch)
+    show(target, Single(fetch, explanation_parts, _RESTLESS), watch=watch)
 
 
 def explanation_parts(answer: Answer, wide: bool) -> Parts:
@@ -124,7 +126,11 @@ def plan_command(target: Target, watch: bool) -> None:
       dory-orchestrator plan
       dory-orchestrator plan -o json
     """
-    show(target, Single(_ask_plan, plan_parts, ("changes_in_seconds",)), watch=watch)
+    show(
+        target,
+        Single(_ask_plan, plan_parts, ("changes_in_seconds", "paused_for_seconds")),
+        watch=watch,
+    )
 
 
 async def _ask_plan(api: Api) -> Answer:

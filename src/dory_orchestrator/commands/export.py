@@ -16,6 +16,7 @@ from dory_orchestrator.commands.asking import (
     FAILED,
     FLEET,
     INTERRUPTED,
+    WRONG_CALL,
     Api,
     Failure,
     end,
@@ -28,7 +29,8 @@ _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 30.0
 _PATH = FLEET + "/events/export"
 # What a terminal would obey; within JSON it may be written so, too.
-_STEERING = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+_STEERING = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
+_CUT = re.compile(rb"\xc2\Z|\xe2[\x80\x81]?\Z")
 
 
 @click.command("events-export")
@@ -131,11 +133,13 @@ async def _chunks(
             kept = b""
             async for came in answer.content.iter_any():
                 # A character may be cut in two.
-                whole = (kept + came).removesuffix(b"\xc2")
+                whole = _CUT.sub(b"", kept + came)
                 kept = (kept + came)[len(whole) :]
                 yield _STEERING.sub(_escaped, whole)
     except (aiohttp.InvalidURL, ValueError) as error:
-        raise Failure(f"{url}: is no URL") from error
+        raise Failure(f"{url}: is no URL", WRONG_CALL) from error
+    except aiohttp.ServerConnectionError as error:
+        raise Failure(f"cannot reach {url}: is the orchestrator running?") from error
     except (aiohttp.ClientPayloadError, TimeoutError) as error:
         raise Failure("the export was cut: what came is not complete") from error
     except aiohttp.ClientError as error:

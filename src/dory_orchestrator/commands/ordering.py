@@ -165,7 +165,7 @@ def retry_command(target: Target, processor: str, reason: str, yes: bool, by: st
 
 def _order(target: Target, kind: str, processor: str, reason: str, by: str | None) -> None:
     async def work(api: Api) -> Any:
-        key = await identify(api, processor)
+        key = await identify(api, processor, exact=True)
         body = {"processor": key, "reason": reason, "by": by or whoami()}
         return await api.post(f"/orders/{kind}", body)
 

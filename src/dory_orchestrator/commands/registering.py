@@ -70,7 +70,7 @@ async def _edge_node_id(api: Api, text: str) -> str:
     try:
         return str(UUID(text))
     except ValueError:
-        node = await find_node(api, text)
+        node = await find_node(api, text, exact=True)
     if node["edge_node_id"] is None:
         raise Failure(f"{tables.clean(node['name'])} is no edge node: nothing can be moved to it")
     return str(node["edge_node_id"])

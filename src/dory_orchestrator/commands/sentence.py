@@ -51,6 +51,7 @@ def _of_drill(summary: Mapping[str, Any]) -> str:
     node = summary["drill_node"]
     if node is None:
         return ""
+    node = clean(str(node))
     if summary["drill_phase"] == "running":
         return f" A fire drill treats {node} as dead."
     return f" After a fire drill processors go home to {node}."

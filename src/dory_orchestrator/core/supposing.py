@@ -27,6 +27,8 @@ from dory_orchestrator.core.plan import Create, Finding, Plan, Reason
 from dory_orchestrator.core.reconcile import compute
 
 _MANY = 10**9
+_SHOWN_MAX = 1_000
+"""Those that would not move stand first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,14 @@ def what_if(
         for key in _affected(snapshot, present, plan, dead)
     ]
     movers = [row for row in rows if row["outcome"] == "moves"]
+    shown = sorted(rows, key=lambda row: row["outcome"] == "moves")[:_SHOWN_MAX]
     for number, row in enumerate(movers):
         row.update(_times(number, limits, experience))
     brake = plan.brake
     return {
         "nodes_down": sorted(dead),
-        "processors": rows,
+        "processors": shown,
+        "processors_count": len(rows),
         "moves": len(movers),
         "waits": sum(row["outcome"] == "waits" for row in rows),
         "stays": sum(row["outcome"] == "stays" for row in rows),

@@ -63,6 +63,8 @@ _SETTLE_SECONDS = 0.01
 _SETTLE_TRIES = 20
 _QUESTIONS_KEPT_SECONDS = 60.0
 _ANSWER_POLL_SECONDS = 0.05
+_ASKING_MAX = 8
+"""As many as a leader answers in a cycle: more would only wait, and keep others from reading."""
 _CONFIRMATION_SECONDS = Limits().guard_confirmation_seconds
 
 
@@ -75,6 +77,7 @@ class PostgresViews(WebhookViews):
     def __init__(self, dsn: str, *, metrics: Metrics, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
         self._waiting = 0
+        self._asking = 0
         self._pool = Pool(
             dsn,
             size=_CONNECTIONS,
@@ -372,8 +375,14 @@ class PostgresViews(WebhookViews):
             await connection.execute(_QUERIES["wake_leader"])
             return number
 
-        number = await self._write("ask", put)
-        text = await self._wait_for_answer(number, timeout_seconds)
+        if self._asking >= _ASKING_MAX:
+            raise StoreBusy("too many questions wait for the leader")
+        self._asking += 1
+        try:
+            number = await self._write("ask", put)
+            text = await self._wait_for_answer(number, timeout_seconds)
+        finally:
+            self._asking -= 1
         answer: Mapping[str, Any] = json.loads(text)
         if "unknown" in answer:
             raise NotKnown(str(answer["unknown"]))

@@ -146,7 +146,10 @@ class Page:
     async def _guarded(self, handler: Handler, request: Request) -> Response:
         """`handler`, with what it raises told as a page."""
         try:
-            if self._reading >= _READS_MAX and request.method != "POST":
+            if request.method == "POST":
+                # Who sends a body slowly takes no place from those who look.
+                return await handler(request)
+            if self._reading >= _READS_MAX:
                 raise Refused(503, "Too many look at once. Try again.", {"retry-after": "2"})
             self._reading += 1
             try:
