@@ -549,7 +549,9 @@ class MemoryStore:
             ready=False,
         )
         row = self.processors.setdefault(key, Processor())
-        if action.kind is MoveKind.FAILOVER:
+        if action.kind is MoveKind.DEPARTURE:
+            self.orders.pop(key, None)
+        if action.kind in (MoveKind.FAILOVER, MoveKind.DEPARTURE):
             row.edge_node_id, row.home_id = row.edge_node_id or row.home_id, None
             row.left_node_name = None
         elif action.edge_node_id is not None:

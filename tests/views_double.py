@@ -438,12 +438,17 @@ class MemoryViews(MemoryWebhookViews):
 
     async def stop_drill(self, by: str) -> DrillView:
         self._answer()
-        if not self.drills or self.drills[-1].phase != "running":
+        if self._drill is None:
             raise OperatorRefused("no drill runs: there is nothing to stop")
+        now, before = datetime.now(UTC), self.drills[-1]
         said = f"{by} stopped it: its processors go home"
-        changes = {"phase": "returning", "outcome": "aborted", "detail": said}
-        now = datetime.now(UTC)
-        stopped = replace(self.drills[-1], left_at=now, **changes)  # type: ignore[arg-type]
+        if before.phase == "running":
+            changes = {"phase": "returning", "outcome": "aborted", "left_at": now}
+        else:
+            said = f"{by} ended it: who is still away goes home without it"
+            changes = {"phase": "ended", "outcome": before.outcome or "still_away"}
+            changes |= {"ended_at": now}
+        stopped = replace(before, **changes, detail=said)  # type: ignore[arg-type]
         self.drills[-1] = stopped
         self.tell("drill", "aborted", said, node_name=stopped.node_name)
         self.wakes += 1

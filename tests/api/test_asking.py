@@ -212,6 +212,7 @@ async def test_a_drill(service, fleet):
     assert (await get(service, "/summary"))["drill_node"] == "edge-1"
     stopped = await post(service, "/drills/stop", {"by": "eva"})
     assert stopped["drill"]["outcome"] == "aborted"
+    assert (await post(service, "/drills/stop", {}))["drill"]["phase"] == "ended"
     assert "no drill runs" in (await post(service, "/drills/stop", {}, 409))["error"]
 
 

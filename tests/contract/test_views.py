@@ -765,12 +765,14 @@ class TestDrills:
         assert (stopped.phase, stopped.outcome) == ("returning", "aborted")
         assert stopped.left_at is not None
         assert "otto stopped it" in stopped.detail
-        with pytest.raises(OperatorRefused, match="no drill runs"):
-            await world.views.stop_drill("otto")
         (listed,) = await world.views.list_drills(5)
         assert listed == stopped
+        ended = await world.views.stop_drill("otto")
+        assert (ended.phase, ended.outcome) == ("ended", "aborted")
+        with pytest.raises(OperatorRefused, match="no drill runs"):
+            await world.views.stop_drill("otto")
         events = (await world.views.list_events(EventQuery(kind="drill"))).events
-        assert [event.reason for event in events] == ["aborted", "started"]
+        assert [event.reason for event in events] == ["aborted", "aborted", "started"]
 
     async def test_what_forbids_one(self, world):
         key = await self.ready(world)

@@ -55,16 +55,26 @@ class Question:
     """
 
     id: int
-    kind: QuestionKind
+    kind: str
     parameters: Mapping[str, Any]
 
 
 def answer(
     question: Question, snapshot: Snapshot, plan: Plan, limits: Limits, experience: Experience
 ) -> dict[str, Any]:
-    """The answer, as of the snapshot that `plan` was computed from."""
+    """The answer, as of the snapshot that `plan` was computed from. What is not understood, as it
+    may be of a later version, is answered so."""
+    try:
+        return _answer(question, snapshot, plan, limits, experience)
+    except (KeyError, TypeError, ValueError) as error:
+        return {"unknown": f"question: this leader does not understand it ({error!r})"}
+
+
+def _answer(
+    question: Question, snapshot: Snapshot, plan: Plan, limits: Limits, experience: Experience
+) -> dict[str, Any]:
     asked = question.parameters
-    match question.kind:
+    match QuestionKind(question.kind):
         case QuestionKind.PROCESSOR:
             return _processor(snapshot, limits, UUID(asked["id"]))
         case QuestionKind.NODE:

@@ -12,7 +12,14 @@ from uuid import UUID
 from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.cycle import has_failed
 from dory_orchestrator.core.fleet_health import FleetHealth
-from dory_orchestrator.core.model import Drill, DrillPhase, Limits, Move, Snapshot
+from dory_orchestrator.core.model import (
+    Drill,
+    DrillPhase,
+    Limits,
+    Move,
+    OrderKind,
+    Snapshot,
+)
 from dory_orchestrator.core.node_health import NodeState
 
 RETURN_SECONDS_MAX = 3_600.0
@@ -65,7 +72,9 @@ def _returned(snapshot: Snapshot, drill: Drill) -> DrillStep | None:
     if not away and not moving:
         detail = f"all are at home on {drill.node_name} again"
         return DrillStep(drill, DrillPhase.ENDED, DrillReason.ALL_HOME, detail)
-    if snapshot.now >= drill.until + RETURN_SECONDS_MAX:
+    home = snapshot.desired.edge_nodes.get(drill.edge_node_id)
+    is_closed = home is None or not home.takes_work
+    if is_closed or snapshot.now >= drill.until + RETURN_SECONDS_MAX:
         detail = f"{away} are still away from {drill.node_name}"
         return DrillStep(drill, DrillPhase.ENDED, DrillReason.STILL_AWAY, detail)
     return None
@@ -118,7 +127,7 @@ def _away(snapshot: Snapshot, drill: Drill) -> Iterable[UUID]:
     """Those that an operator keeps away do not count."""
     desired = snapshot.desired
     for key, home_id in desired.homes.items():
-        kept = desired.orders.get(key)
+        kept = desired.ordered(key, OrderKind.FAILOVER)
         if home_id == drill.edge_node_id and key in desired.configs and kept is None:
             yield key
 

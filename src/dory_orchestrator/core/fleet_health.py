@@ -13,6 +13,7 @@ from dory_orchestrator.core.model import (
     EdgeNodeRow,
     Gap,
     Limits,
+    MoveKind,
     Node,
     Pod,
     PodPhase,
@@ -157,9 +158,15 @@ def _answering(pods: Iterable[Pod], answers: Mapping[str, bool]) -> Answering:
 
 
 def _moved_away(snapshot: Snapshot) -> frozenset[UUID]:
-    """Edge nodes that nothing is left on to be moved."""
+    """Edge nodes that nothing is left on to be moved. One whose processor only leaves, and runs on
+    there until its state was taken, is not: it must not be missing where the brake counts."""
     desired = snapshot.desired
-    return frozenset(desired.homes.values()) - frozenset(desired.links.values())
+    left = frozenset(desired.homes.values()) - frozenset(desired.links.values())
+    return left - {
+        move.edge_node_id
+        for move in desired.moves.values()
+        if move.kind is MoveKind.DEPARTURE and move.old_uid in snapshot.observed.pods
+    }
 
 
 def _is_application_node(node: Node) -> bool:

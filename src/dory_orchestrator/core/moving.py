@@ -13,7 +13,7 @@ from dory_orchestrator.core.model import (
     Order,
     OrderKind,
 )
-from dory_orchestrator.core.node_health import NodeVerdict
+from dory_orchestrator.core.node_health import NodeState, NodeVerdict
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.core.why import Rule, Trail
 
@@ -113,7 +113,8 @@ def may_go_home(
         said = "unknown" if verdict is None else verdict.detail
         return No(Reason.AWAY, f"stays away from {row.name}: {said}")
     left_seconds = max((failback_at or 0.0) - now, 0.0)
-    waits = left_seconds > 0 and by is None
+    flaps = verdict.state is NodeState.QUARANTINED
+    waits = left_seconds > 0 and (by is None or flaps)
     if trail.ask(Rule.HOME_NOT_STABLE, waits, name, left_seconds, by):
         return No(
             Reason.AWAY,

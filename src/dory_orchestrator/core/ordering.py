@@ -59,11 +59,16 @@ def refusal(kind: OrderKind, facts: OrderFacts) -> str | None:
         return "everything is paused (see: resume)"
     if facts.brake_engaged:
         return "the mass-failure brake holds (see: brake status)"
-    if facts.move is not None:
+    if facts.move is not None and not _may_call_back(kind, facts):
         return f"it is on its way already ({facts.move})"
     if facts.linked_node is None and facts.home_node is None:
         return "it has no edge node yet"
     return _no_way(facts) if kind is OrderKind.FAILOVER else _no_way_home(facts)
+
+
+def _may_call_back(kind: OrderKind, facts: OrderFacts) -> bool:
+    """Who was ordered away and has not left yet; else it comes home afterwards."""
+    return kind is OrderKind.FAILBACK and facts.move == "departure"
 
 
 def _no_way(facts: OrderFacts) -> str | None:

@@ -11,6 +11,7 @@ from dory_orchestrator.core.model import (
     EDGE_NODE_SELECTOR,
     EdgeNodeRow,
     Limits,
+    MoveKind,
     ProcessorConfig,
     Snapshot,
 )
@@ -198,7 +199,9 @@ class Placing(Cycle):
             self.loads[choice.node_name].add(spec.requests)
         detail = f"on {choice.node_name}" if choice.node_name else f"no node fits{place.why_not}"
         reason = Reason.NOT_RUNNING if move is None else Reason.NODE_DEAD
-        if move is not None:
+        if move is not None and move.kind is MoveKind.FAILBACK:
+            reason, detail = Reason.GOES_HOME, f"home, {detail}"
+        elif move is not None:
             detail = f"from {move.from_node}: {detail}"
         previous = tuple(
             name

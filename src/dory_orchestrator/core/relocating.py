@@ -304,6 +304,8 @@ class Relocating(Placing):
             return
         is_troubled = pod.node_name in self.troubled
         row = self._row_of(processor_id, pod.node_name) if is_troubled else None
+        if move is not None or row is not None:
+            self._is_ordinary = False
         if (
             move is not None
             and move.kind is MoveKind.FAILBACK
@@ -316,7 +318,6 @@ class Relocating(Placing):
         elif move is not None and move.kind is MoveKind.DEPARTURE and pod.uid == move.old_uid:
             self._go_on_leaving(wanted, own, pod, move)
         elif move is not None:
-            self._is_ordinary = False
             self._look_at_arrival(wanted, own, pod, move)
         elif self.findings[processor_id].reason is Reason.RUNNING:
             home_id = self.desired.homes.get(processor_id)
@@ -340,7 +341,11 @@ class Relocating(Placing):
         processor_id = wanted.config.processor_id
         order = self.desired.ordered(processor_id, OrderKind.FAILOVER)
         row = self.desired.edge_nodes.get(self.desired.links.get(processor_id, processor_id))
-        if order is None or row is None or wanted.config.node_type != EDGE:
+        is_at_home = row is not None and row.name == pod.node_name
+        if order is None or row is None or not is_at_home or wanted.config.node_type != EDGE:
+            return
+        if not self._is_well(row.name):
+            # Of a node in trouble nobody knows how it ends: alive, and it is followed; or dead.
             return
         self._is_ordinary = False
         self._ask(processor_id, Rule.ORDERED_AWAY, True, order.by, order.reason)
@@ -356,6 +361,9 @@ class Relocating(Placing):
             self.findings[processor_id] = Finding(Reason.RUNNING, detail, pod)
             return
         self._depart(wanted, own, pod, row, f"{order.by} ordered it away: {order.reason}")
+        if place.choice.node_name is not None and pod.uid in self.deletes:
+            # So that the next order does not count on the same room.
+            self.loads[place.choice.node_name].add(wanted.blueprint.runtime.requests)
 
     def _depart(
         self, wanted: Wanted, own: Ownership, pod: Pod, row: EdgeNodeRow, said: str | None = None
@@ -388,9 +396,25 @@ class Relocating(Placing):
         self.findings[processor_id] = Finding(reason, detail, pod)
 
     def _go_on_leaving(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> None:
-        """What was granted may not have been done: it is asked for again."""
+        """What was granted may not have been done: it is asked for again, unless it is called back,
+        or its state could not be taken for too long. While its node is in trouble, or the brake
+        holds, nobody leaves in peace."""
         processor_id = wanted.config.processor_id
-        self._ask(processor_id, Rule.ORDERED_AWAY, True)
+        order = self.desired.ordered(processor_id, OrderKind.FAILOVER)
+        by, reason = (order.by, order.reason) if order is not None else (None, None)
+        late = self.now - move.began_at >= self.limits.rollout_ready_seconds
+        wanted_away = self._ask(processor_id, Rule.ORDERED_AWAY, order is not None, by, reason)
+        if not wanted_away or late:
+            said = "its state could not be taken" if wanted_away else "it was called back"
+            detail = f"stays on {move.from_node}: {said}"
+            self._cancel(processor_id, own, pod, move, Reason.HOME_CAME_BACK, detail)
+            return
+        if not self._is_well(pod.node_name) or holds(
+            self.health.brake, self._trail_of(processor_id)
+        ):
+            detail = f"waits on {pod.node_name} until that is well"
+            self.findings[processor_id] = Finding(Reason.MOVING, detail, pod)
+            return
         self.on_the_way += 1
         detail = f"leaves {move.from_node}"
         captures = pod.ready and not has_failed(pod)
@@ -418,11 +442,68 @@ class Relocating(Placing):
                 EndMove(processor_id, own.epoch, pod, Reason.UNPROVEN, detail, rto_seconds, None)
             )
             return
+        if not pod.ready and self._call_home(wanted, own, pod, move):
+            return
         self.on_the_way += pod.node_name is not None
         if found.reason in (Reason.RUNNING, Reason.STARTING):
             waits = "is given its state" if pod.ready else "starts"
             detail = f"{move.kind} from {move.from_node}: {waits} on {pod.node_name}"
             self.findings[processor_id] = Finding(Reason.MOVING, detail, pod)
+
+    def _called_home(self, processor_id: UUID, move: Move | None) -> EdgeNodeRow | None:
+        """The home of a processor that a drill moved and that did not become ready: once the drill
+        is over, it goes home without having arrived."""
+        drill = self.desired.drill
+        if (
+            drill is None
+            or drill.runs(self.now)
+            or move is None
+            or move.kind is not MoveKind.FAILOVER
+            or move.edge_node_id != drill.edge_node_id
+            or move.began_at < drill.began_at
+        ):
+            return None
+        home = self.desired.edge_nodes.get(drill.edge_node_id)
+        if home is None or not home.takes_work or not self._is_well(home.name):
+            return None
+        kept = self.desired.ordered(processor_id, OrderKind.FAILOVER)
+        return home if kept is None and not self.health.brake.engaged else None
+
+    def _call_home(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> bool:
+        processor_id = wanted.config.processor_id
+        home = self._called_home(processor_id, move)
+        if home is None:
+            return False
+        detail = f"home to {home.name}: it did not become ready, and the drill is over"
+        start = self._way_home(home, pod.node_name or "", pod.uid)
+        self._ask(processor_id, Rule.GOES_HOME, True, home.name)
+        self.failures.pop(pod.uid, None)
+        self._delete(processor_id, pod, own, Reason.GOES_HOME, detail, move=start)
+        self.findings[processor_id] = Finding(Reason.GOES_HOME, detail, pod)
+        return True
+
+    def _place_on_edge(self, wanted: Wanted) -> None:
+        """Also home, who has no pod at all when its drill is over."""
+        processor_id = wanted.config.processor_id
+        home = self._called_home(processor_id, self.desired.moves.get(processor_id))
+        if home is None:
+            super()._place_on_edge(wanted)
+            return
+        self._ask(processor_id, Rule.GOES_HOME, True, home.name)
+        place = self._choose(wanted, EDGE_NODE_SELECTOR, frozenset({home.name}))
+        self._create(wanted, place, home=home, move=self._way_home(home, "", None))
+
+    def _way_home(self, home: EdgeNodeRow, from_node: str, old_uid: str | None) -> MoveStart:
+        return MoveStart(
+            kind=MoveKind.FAILBACK,
+            from_node=from_node,
+            old_uid=old_uid,
+            edge_node_id=home.id,
+            last_alive_at=self.now,
+            suspect_at=self.now,
+            heartbeat_at=home.last_heartbeat_at,
+            decided_at=self.now,
+        )
 
     def _is_given_up(self, processor_id: UUID, pod: Pod) -> bool:
         since = pod.ready_changed_at if pod.ready_changed_at is not None else pod.created_at
@@ -526,16 +607,7 @@ class Relocating(Placing):
             return False
         self.on_the_way += 1
         detail = f"home to {row.name}, which is well again"
-        start = MoveStart(
-            kind=MoveKind.FAILBACK,
-            from_node=one.pod.node_name or "",
-            old_uid=one.pod.uid,
-            edge_node_id=row.id,
-            last_alive_at=self.now,
-            suspect_at=self.now,
-            heartbeat_at=row.last_heartbeat_at,
-            decided_at=self.now,
-        )
+        start = self._way_home(row, one.pod.node_name or "", one.pod.uid)
         self._delete(
             processor_id, one.pod, one.own, Reason.GOES_HOME, detail, move=start, captures=True
         )

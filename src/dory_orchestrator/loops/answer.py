@@ -1,5 +1,6 @@
 """Answers to what operators ask: by who leads, from the snapshot and the plan of its cycle."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
@@ -14,6 +15,13 @@ from dory_orchestrator.ports import Lease, LeaseLost, StoreError
 _log = get_logger(__name__)
 _AT_ONCE = 8
 """A question asks for no more than another computation: so many do not hold up the next cycle."""
+
+
+def _bearable(questions: Sequence[Question]) -> Sequence[Question]:
+    """One that supposes costs up to a second in a large fleet: one in a cycle, the others wait."""
+    supposing = [one for one in questions if one.kind == QuestionKind.WHAT_IF]
+    later = {one.id for one in supposing[1:]}
+    return [one for one in questions if one.id not in later]
 
 
 class Asked(Protocol):
@@ -51,11 +59,14 @@ class Answerer:
             questions = await self._store.open_questions(_AT_ONCE)
             if not questions:
                 return
+            questions = _bearable(questions)
             experience = await self._experience(questions)
-            answers = {
-                question.id: json_text(answer(question, snapshot, plan, self._limits, experience))
-                for question in questions
-            }
+            answers = {}
+            for question in questions:
+                found = answer(question, snapshot, plan, self._limits, experience)
+                answers[question.id] = json_text(found)
+                # The lease is renewed by this event loop, too.
+                await asyncio.sleep(0)
             await self._store.answer_questions(lease, answers)
         except LeaseLost:
             raise
@@ -63,7 +74,7 @@ class Answerer:
             _log.info("questions wait for the store", error=str(error))
 
     async def _experience(self, questions: Sequence[Question]) -> Experience:
-        if all(question.kind is not QuestionKind.WHAT_IF for question in questions):
+        if all(question.kind != QuestionKind.WHAT_IF for question in questions):
             return Experience({})
         ages = await self._store.checkpoint_ages()
         return Experience(ages, await self._store.failover_seconds())

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 from uuid import UUID
 
-from dory_orchestrator.core.answering import Question, QuestionKind
+from dory_orchestrator.core.answering import Question
 from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
 from dory_orchestrator.core.drill import DrillReason, DrillStep
 from dory_orchestrator.core.model import (
@@ -323,10 +323,7 @@ class ControlStore:
 
         async def work(connection: Connection) -> list[Question]:
             rows = await connection.fetch(QUERIES["open_questions"], _QUESTION_SECONDS, limit)
-            return [
-                Question(row["id"], QuestionKind(row["kind"]), json.loads(row["parameters"]))
-                for row in rows
-            ]
+            return [Question(row["id"], row["kind"], json.loads(row["parameters"])) for row in rows]
 
         return await self._others.run("open_questions", work, timeout_seconds=_READ_SECONDS)
 
@@ -654,8 +651,8 @@ class _Grants:
         )
 
     async def _cancels(self, asked: Sequence[CancelMove]) -> set[UUID]:
-        """A failover that is cancelled leaves nothing behind; a failback leaves its home once
-        more."""
+        """A failover or a departure that is cancelled leaves nothing behind, nor an order to go; a
+        failback leaves its home once more."""
         granted = await self._ids(
             "cancel_moves",
             [a.processor_id for a in asked],
@@ -667,6 +664,7 @@ class _Grants:
         )
         for kind, query in (
             (MoveKind.FAILOVER, "return_to_edge_nodes"),
+            (MoveKind.DEPARTURE, "return_to_edge_nodes"),
             (MoveKind.FAILBACK, "leave_edge_nodes"),
         ):
             links = [a for a in asked if a.kind is kind and a.processor_id in granted]
@@ -676,6 +674,13 @@ class _Grants:
                     [a.processor_id for a in links],
                     [a.edge_node_id for a in links],
                 )
+        stay = [
+            a.processor_id
+            for a in asked
+            if a.kind is MoveKind.DEPARTURE and a.processor_id in granted
+        ]
+        if stay:
+            await self._connection.execute(QUERIES["forget_orders"], stay)
         return granted
 
     async def _adoptions(self, asked: Sequence[Adopt]) -> set[UUID]:

@@ -336,6 +336,8 @@ CREATE UNIQUE INDEX moves_open_processor_id_key ON orchestrator.moves (processor
 
 CREATE INDEX moves_processor_id_idx ON orchestrator.moves (processor_id, id);
 
+CREATE INDEX moves_edge_node_id_idx ON orchestrator.moves (edge_node_id, began_at);
+
 CREATE INDEX moves_ended_at_idx ON orchestrator.moves (ended_at);
 
 -- How nodes were judged, and since when: outlives leaders. Moments are Unix seconds.

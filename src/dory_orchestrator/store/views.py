@@ -331,11 +331,12 @@ class PostgresViews(WebhookViews):
         """See FleetViews. All in one transaction."""
 
         async def work(connection: Connection) -> DrillView:
-            said = f"{by} stopped it: its processors go home"
-            node = await connection.fetchval(_QUERIES["stop_drill"], said)
-            if node is None:
+            going = f"{by} stopped it: its processors go home"
+            over = f"{by} ended it: who is still away goes home without it"
+            row = await connection.fetchrow(_QUERIES["stop_drill"], going, over)
+            if row is None:
                 raise OperatorRefused("no drill runs: there is nothing to stop")
-            await _tell_of_node(connection, "drill", "aborted", said, node)
+            await _tell_of_node(connection, "drill", "aborted", row["detail"], row["node_name"])
             return (await _drills(connection, 1))[0]
 
         return await self._write("stop_drill", work)

@@ -545,10 +545,16 @@ INSERT INTO orchestrator.drills (edge_node_id, node_name, by, reason, until)
 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
 
 -- stop_drill --
--- $1 in words. One that runs goes on to its way home.
-UPDATE orchestrator.drills SET phase = 'returning', outcome = 'aborted', detail = $1, left_at = now()
-WHERE phase = 'running'
-RETURNING node_name
+-- $1 and $2 in words. One that runs goes on to its way home; one whose processors are on their way
+-- home has ended: they go on without it.
+UPDATE orchestrator.drills
+SET phase = CASE phase WHEN 'running' THEN 'returning' ELSE 'ended' END,
+    outcome = CASE phase WHEN 'running' THEN 'aborted' ELSE COALESCE(outcome, 'still_away') END,
+    detail = CASE phase WHEN 'running' THEN $1 ELSE $2 END,
+    left_at = COALESCE(left_at, now()),
+    ended_at = CASE phase WHEN 'running' THEN NULL ELSE now() END
+WHERE phase <> 'ended'
+RETURNING node_name, detail
 
 -- order_facts --
 -- $1 processor. No row when nothing is known of it. What may change meanwhile is locked by the

@@ -28,6 +28,7 @@ def upgrade() -> None:
         )
         """
     )
+    op.execute("CREATE INDEX moves_edge_node_id_idx ON orchestrator.moves (edge_node_id, began_at)")
     op.execute(
         "CREATE UNIQUE INDEX drills_open_key ON orchestrator.drills ((true)) WHERE phase <> 'ended'"
     )
