@@ -240,6 +240,15 @@ class TestRegistering:
             assert service.call(*command, DORY_STATE_TOKEN="geheim").exit_code == 0
 
 
+@pytest.mark.parametrize("verb", ["failover", "failback", "retry"])
+def test_an_order_never_takes_a_name_for_the_start_of_another(service, verb):
+    service.add("counter-10", state="running")
+    result = service.call(verb, "counter-1", "--reason", "a", "-y")
+    assert (result.exit_code, "no processor is called 'counter-1'" in result.stderr) == (1, True)
+    # Whoever only looks may shorten it.
+    assert service.call("processor", "counter-1").exit_code == 0
+
+
 class Watching:
     """A command with `-w`, in a process of its own."""
 

@@ -1,6 +1,7 @@
 """What operators order and ask, carried out by the whole loop in simulated time."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from dory_orchestrator.core.answering import Question, QuestionKind
 from dory_orchestrator.core.model import Drill, DrillPhase, Order, OrderKind, Pause
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.loops.answer import Answerer
-from dory_orchestrator.ports import NO_TRACES, StoreUnavailable
+from dory_orchestrator.ports import NO_TRACES, Lease, StoreUnavailable
 
 ZERO = UUID(int=0)
 
@@ -170,8 +171,16 @@ async def test_a_pause_that_comes_between_plan_and_grant_is_kept():
 class AskedStore(MemoryStore):
     """With a checkpoint of one processor, and what is needed for answers."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.answered_together: list[list[int]] = []
+
     async def checkpoint_ages(self) -> dict[UUID, float]:
         return {UUID(int=1): 4.0}
+
+    async def answer_questions(self, lease: Lease, answers: Mapping[int, str]) -> None:
+        self.answered_together.append(sorted(answers))
+        await super().answer_questions(lease, answers)
 
     def ask(self, kind: QuestionKind, **parameters: Any) -> int:
         question = Question(len(self.questions) + 1, kind, parameters)
@@ -248,3 +257,27 @@ async def test_a_drill_whose_processors_do_not_become_ready_ends_by_itself():
         await site.rig.until(lambda: ("drill", "aborted") in site.rig.told("drill"), seconds=400)
         assert now() <= LIMITS.rollout_ready_seconds + 30
         site.rig.cluster.ready_at_once = True
+
+
+async def test_who_cannot_leave_is_called_back_and_holds_nobody_up():
+    async with Site() as site:
+        await site.until_at("edge-1")
+        site.states.can_capture = False
+        order(site, OrderKind.FAILOVER)
+        await asyncio.sleep(10)
+        order(site, OrderKind.FAILBACK)
+        await site.rig.until(lambda: not site.rig.store.moves)
+        assert site.rig.store.orders == {}
+        await asyncio.sleep(5)
+        assert site.place_of() == ["edge-1"]
+        assert ("move_cancelled", "home_came_back") in site.rig.told("move_cancelled")
+
+
+async def test_one_supposition_in_a_cycle():
+    store = AskedStore(clock=now)
+    async with a_rig(store) as rig:
+        numbers = [
+            store.ask(QuestionKind.WHAT_IF, down=["cloud-1"], without_cloud=False) for _ in range(3)
+        ]
+        await rig.until(lambda: len(store.answers) == len(numbers))
+        assert store.answered_together == [[number] for number in numbers]

@@ -13,11 +13,13 @@ from tests.contract.fleet_worlds import PostgresFleet
 from tests.contract.worlds import connected
 from tests.store.test_takeover import PORTAL_TABLES
 
+from dory_orchestrator.core.answering import QuestionKind
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     EventQuery,
     Lease,
     MoveQuery,
+    NobodyAnswers,
     NodeQuery,
     ProcessorQuery,
     StoreBusy,
@@ -380,3 +382,23 @@ async def _fill(connection: Any, count: int) -> None:
         "INSERT INTO orchestrator.ownership (processor_id, epoch) SELECT id, 1 FROM processors"
     )
     await connection.execute("ANALYZE processors, orchestrator.processor_states")
+
+
+async def test_only_so_many_wait_for_the_leader(world):
+    def plan(seconds: float) -> asyncio.Task[Any]:
+        return asyncio.create_task(world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=seconds))
+
+    waiting = [plan(5) for _ in range(8)]
+    async with asyncio.timeout(5):
+        while await world.connection.fetchval("SELECT count(*) FROM orchestrator.questions") < len(
+            waiting
+        ):
+            await asyncio.sleep(0.02)
+    with pytest.raises(StoreBusy, match="too many questions"):
+        await world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=5)
+    # Whoever goes away leaves its place to the next.
+    for one in waiting:
+        one.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    with pytest.raises(NobodyAnswers):
+        await plan(0.2)
