@@ -151,6 +151,7 @@ class TestExport:
             (["--since", "7d", "--until", "5d"], [3, 4]),
             (["--processor", "camera", "--kind", "create"], [1, 3, 5]),
             (["--node", "n", "--since", "3d"], [5]),
+            (["--node", "n", "--since", "3d", "--explained"], [5]),
         ):
             result = service.call("events-export", *options, "--to", str(file))
             assert (result.exit_code, result.stdout) == (0, "")

@@ -310,6 +310,22 @@ class TestExporting:
         ):
             assert [event["id"] for event in await site.export(**query)] == expected
 
+    async def test_with_the_decisions_if_asked_for(self, site: Site):
+        decision = {
+            "outcome": "create",
+            "reason": "x",
+            "detail": "",
+            "facts": {},
+            "rules": [],
+            "candidates": [],
+            "other_candidates": {},
+        }
+        site.views.tell("create", "x", explanation=decision)
+        (bare,), (told,) = await site.export(), await site.export(explained="true")
+        assert (bare["explanation"], told["explanation"]) == (None, decision)
+        async with site.http.get(site.url + EXPORT, params={"explained": "perhaps"}) as answer:
+            assert answer.status == 400
+
     async def test_it_ends_though_events_go_on(self, site: Site):
         for _ in range(1500):
             site.views.tell("create", "x")

@@ -21,6 +21,9 @@ Cursor = Annotated[
 ]
 Word = Annotated[str, Meta(min_length=1, max_length=253, pattern=_NO_CONTROL_CHARACTERS)]
 Moment = Annotated[datetime, Meta(tz=True, description="RFC 3339, with an offset.")]
+Explained = Annotated[
+    Literal["true", "false"], Meta(description="`true`: with the decisions behind them.")
+]
 StateName = Literal[
     "running",
     "starting",
@@ -105,9 +108,7 @@ class EventsQuery(Struct):
     kind: Word | UnsetType = UNSET
     reason: Word | UnsetType = UNSET
     since: Moment | UnsetType = UNSET
-    explained: Annotated[
-        Literal["true", "false"], Meta(description="`true`: with the decisions behind them.")
-    ] = "false"
+    explained: Explained = "false"
 
 
 class MovesQuery(Struct):
@@ -630,6 +631,7 @@ class ExportQuery(Struct):
     processor: Annotated[UUID | UnsetType, Meta(description="Its id.")] = UNSET
     node: Word | UnsetType = UNSET
     kind: Word | UnsetType = UNSET
+    explained: Explained = "false"
 
 
 class DeadLettersQuery(Struct):

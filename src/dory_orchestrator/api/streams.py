@@ -153,6 +153,7 @@ class EventStreams:
             kind=given(query.kind),
             since=since,
             until=until,
+            explained=query.explained == "true",
         )
         until_id = newest if bounds.until_id is None else min(newest, bounds.until_id)
         return _Stream(

@@ -55,6 +55,7 @@ def explain_command(
     \b
     Examples:
       dory-orchestrator explain processor counter-1
+      dory-orchestrator explain processor counter-1 -o wide   # past decisions, too
       dory-orchestrator explain node edge-berlin-1
       dory-orchestrator explain directive counter-1 --sender edge-berlin-1
     """
@@ -92,6 +93,8 @@ def explanation_parts(answer: Answer, wide: bool) -> Parts:
     if answer["events"]:
         shown = answer["events"] if wide else answer["events"][:_EVENTS_SHOWN]
         parts += ["\nlast events", tables.events(shown[::-1], wide=wide)]
+        if told and not wide:
+            parts.append("the decision behind each: -o wide")
     return parts
 
 

@@ -39,6 +39,7 @@ _CUT = re.compile(rb"\xc2\Z|\xe2[\x80\x81]?\Z")
 @click.option("--processor", help="An id, or how a name or an id begins.")
 @click.option("--node", help="On this node.")
 @click.option("--kind", help="create, delete, guard, ...")
+@click.option("--explained", is_flag=True, help="With the decisions behind them.")
 @click.option(
     "--to",
     "file",
@@ -57,6 +58,7 @@ def export_command(
     since: str | None,
     until: str | None,
     processor: str | None,
+    explained: bool,
     file: Path | None,
     url: str | None,
     data_dir: Path,
@@ -70,7 +72,12 @@ def export_command(
     Examples:
       dory-orchestrator events-export --since 7d --to events.jsonl
     """
-    query = {**filters, "since": since_of(since), "until": since_of(until)}
+    query = {
+        **filters,
+        "since": since_of(since),
+        "until": since_of(until),
+        "explained": "true" if explained else None,
+    }
     try:
         found = find_url(url, data_dir)
         with _writing(file) as write:
