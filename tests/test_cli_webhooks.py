@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from tests.test_cli_fleet import Service, lines
 from tests.webhooks_double import Hook
 
-from dory_orchestrator.ports import DeadLetterView, EventPage, EventQuery, StoreUnavailable
+from dory_orchestrator.ports import DeadLetterView, StoreUnavailable
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(30)]
 
@@ -166,18 +166,10 @@ class TestExport:
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", result.stdout)
         assert json.loads(result.stdout)["detail"] == text
 
-    def test_one_that_is_cut_leaves_the_file_as_it_was(self, service, tmp_path, monkeypatch):
+    def test_one_that_is_cut_leaves_the_file_as_it_was(self, service, tmp_path):
         for _ in range(2500):
             service.tell("create", "x")
-        read = type(service.world.views).list_events
-
-        async def fail_later(self: Any, query: EventQuery) -> EventPage:
-            if (query.after_id or 0) >= 1000:
-                raise StoreUnavailable("gone")
-            page: EventPage = await read(self, query)
-            return page
-
-        monkeypatch.setattr(type(service.world.views), "list_events", fail_later)
+        service.world.views.failing_behind = 1000
         file = tmp_path / "events.jsonl"
         file.write_text("before")
         result = service.call("events-export", "--to", str(file))

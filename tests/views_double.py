@@ -46,6 +46,7 @@ from dory_orchestrator.ports import (
     ProcessorQuery,
     ProcessorView,
     StoreError,
+    StoreUnavailable,
     Stranger,
     SuspectNode,
     Trouble,
@@ -87,6 +88,8 @@ class MemoryViews(MemoryWebhookViews):
     leader: str | None = None
     is_stale: bool = False
     error: StoreError | None = None
+    failing_behind: int | None = None
+    """Events behind this id cannot be read."""
     hold: asyncio.Event | None = None
     homes: dict[UUID, tuple[str, datetime]] = field(default_factory=dict)
     checkpoints: dict[UUID, datetime] = field(default_factory=dict)
@@ -148,6 +151,8 @@ class MemoryViews(MemoryWebhookViews):
 
     async def list_events(self, query: EventQuery) -> EventPage:
         self._answer()
+        if self.failing_behind is not None and (query.after_id or 0) >= self.failing_behind:
+            raise StoreUnavailable("gone")
         found = [e for e in self.events if _event_matches(e, query)]
         newest = self._newest if query.until_id is None else query.until_id
         if query.after_id is None:

@@ -28,6 +28,12 @@ def fleet(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield started
 
 
+_HEARD = """document.addEventListener("htmx:sseMessage", () => {
+    document.documentElement.dataset.heard = "yes"
+})"""
+"""Once the stream has told something, the page can be asked so."""
+
+
 @pytest.fixture
 def open_tab(chromium: Browser, fleet: Fleet) -> Iterator[Callable[..., Page]]:
     """Opens the page, in a window of its own. What its console tells is wrong, unless it holds
@@ -39,6 +45,7 @@ def open_tab(chromium: Browser, fleet: Fleet) -> Iterator[Callable[..., Page]]:
         contexts.append(context)
         context.set_default_timeout(15_000)
         page = context.new_page()
+        page.add_init_script(_HEARD)
 
         def told(text: str) -> None:
             if not any(part in text for part in expected):

@@ -36,7 +36,7 @@ def width_of(page: Page) -> tuple[int, int]:
 
 def live(page: Page) -> None:
     """Wait until the stream has told something."""
-    page.wait_for_timeout(1200)
+    expect(page.locator("html")).to_have_attribute("data-heard", "yes")
     expect(page.locator("#stream")).to_be_hidden()
 
 

@@ -40,6 +40,11 @@ from dory_orchestrator.core.supposing import Experience
 from dory_orchestrator.core.why import RULES, Rule, Trail, Tried, Why
 
 
+def tried_of(plan, processor_id):
+    """The rules that were asked for a processor."""
+    return [Tried(*answer) for answer in plan.answers.get(processor_id, ())]
+
+
 def fired(tried):
     """The last rule that held."""
     return [one.rule for one in tried if one.held][-1]
@@ -218,7 +223,7 @@ def test_of_one_that_has_just_become_ready_it_is_kept_why():
     pod = a_pod(config)
     owned = {config.processor_id: owned_by(pod, ready=False)}
     plan = compute(a_snapshot([config], [pod], ownership=owned), LIMITS)
-    assert fired(plan.tried_of(config.processor_id)) is Rule.READY
+    assert fired(tried_of(plan, config.processor_id)) is Rule.READY
 
 
 def test_without_a_place_every_node_says_why_not():
@@ -241,7 +246,7 @@ def test_what_is_held_by_the_guard_says_by_which_groups():
         world.pods[pod.uid] = pod
         world.ownership[config.processor_id] = owned_by(pod)
     _, plan = world.compute()
-    tried = plan.tried_of(gone[0].processor_id)
+    tried = tried_of(plan, gone[0].processor_id)
     (asked,) = [one for one in tried if one.rule is Rule.GUARD_HELD]
     assert asked.held
     assert "all" in str(asked.values[0])

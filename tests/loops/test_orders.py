@@ -1,6 +1,7 @@
 """What operators order and ask, carried out by the whole loop in simulated time."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -218,6 +219,22 @@ async def test_what_cannot_be_read_for_an_answer_stops_nothing():
         rig.store.errors.clear()
         rig.store.notify()
         await rig.until(lambda: number in rig.store.answers)
+
+
+async def test_one_at_which_the_leader_fails_ends_no_cycle():
+    class Broken(AskedStore):
+        async def checkpoint_ages(self) -> Any:
+            return {UUID(int=1): math.nan}
+
+    store = Broken(clock=now)
+    async with a_rig(store) as rig:
+        rig.desire(1)
+        await rig.until(lambda: rig.running == 1)
+        number = store.ask(QuestionKind.WHAT_IF, down=["cloud-1"], without_cloud=False)
+        await rig.until(lambda: number in rig.store.answers)
+        assert "the leader failed at it" in rig.store.answers[number]["unknown"]
+        rig.desire(2)
+        await rig.until(lambda: rig.running == 2)
 
 
 # Drills

@@ -23,7 +23,7 @@ from dory_orchestrator.core.plan import Finding, GuardVerdict, NodeLoad, Plan, R
 from dory_orchestrator.core.why import Rule
 from dory_orchestrator.loops.show import Display
 from dory_orchestrator.metrics import Metrics
-from dory_orchestrator.ports import Lease, NodeSummary, StoreUnavailable
+from dory_orchestrator.ports import Event, Lease, NodeSummary, StoreUnavailable
 
 ONE, TWO, THREE = (UUID(int=n) for n in (1, 2, 3))
 WRITES = ("record_findings", "record_nodes", "record_guard", "record_events")
@@ -218,8 +218,10 @@ async def test_an_event_names_the_pod(rig):
     pod = stranger("u", "f")
     await rig.show({ONE: Finding(Reason.RUNNING, "", replace(pod, epoch=4)), TWO: RUNNING})
     one, two = rig.store.events
-    assert one[:-2] == ("ready", "running", "", ONE, "n1", "pod-u", "u", 4)
-    assert two[:-2] == ("ready", "running", "", TWO, None, None, None, None)
+    assert None not in (one.explanation, two.explanation)
+    wanted = Event("ready", "running", "", ONE, "n1", "pod-u", "u", 4)
+    assert one._replace(explanation=None) == wanted
+    assert two._replace(explanation=None) == Event("ready", "running", "", TWO)
 
 
 async def test_an_event_carries_the_rules_that_were_asked(rig):

@@ -269,6 +269,21 @@ async def test_nobody_leads_and_nothing_is_sent_or_lost():
         await rig.until(lambda: rig.ids() == [1, 2, 3, 4])
 
 
+async def test_a_lease_that_is_renewed_late_silences_nobody():
+    async with running() as rig:
+        rig.receivers.answers[A] = [WebhookReply(503, 5.5)]
+        rig.tell()
+        await rig.until(lambda: rig.ids() == [1])
+        held = rig.lease
+        # Looks come each second; the next try comes between two, and just then it is not held.
+        await asyncio.sleep(5.2)
+        rig.lease = None
+        await asyncio.sleep(0.6)
+        rig.lease = held
+        await rig.until(lambda: rig.views.hooks["a"].position == 1)
+        assert rig.ids() == [1, 1]
+
+
 async def test_the_next_leader_counts_on():
     async with running() as rig:
         rig.receivers.answers[A] = [500] * 5

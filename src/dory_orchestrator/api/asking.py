@@ -28,9 +28,9 @@ from dory_orchestrator.api.asking_bodies import (
     WhatIfQuery,
 )
 from dory_orchestrator.api.auth import Tokens
-from dory_orchestrator.api.fleet import answered, decision_of, given
+from dory_orchestrator.api.fleet import answered, decision_of
 from dory_orchestrator.api.fleet_bodies import NoQuery, ProcessorPath
-from dory_orchestrator.api.parameters import path_of, query_of
+from dory_orchestrator.api.parameters import given, path_of, query_of
 from dory_orchestrator.core.answering import QuestionKind
 from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.logs import get_logger

@@ -71,6 +71,8 @@ async def _ask(
     views: FleetViews, kind: QuestionKind, asked: Mapping[str, Any], timeout_seconds: float
 ) -> Mapping[str, Any] | None:
     """None: nobody answers. What is stored then has to do."""
+    if timeout_seconds <= 0:
+        return None
     try:
         return await views.ask(kind, asked, timeout_seconds=timeout_seconds)
     except NobodyAnswers as error:

@@ -44,6 +44,7 @@ from dory_orchestrator.api.fleet_bodies import (
 from dory_orchestrator.api.parameters import (
     ParameterError,
     cursor_of,
+    given,
     parts_of,
     path_of,
     query_of,
@@ -343,11 +344,6 @@ def _decided(status: BrakeStatus, message: str) -> Response:
 
 def _cordoned(node: str, cordoned: bool, changed: bool, message: str) -> Response:
     return answered(CordonAnswer, node=node, cordoned=cordoned, changed=changed, message=message)
-
-
-def given(value: T | UnsetType) -> T | None:
-    """The value of a parameter; None when it was not given."""
-    return None if isinstance(value, UnsetType) else value
 
 
 def _position(cursor: str | UnsetType, order: str) -> Position | None:

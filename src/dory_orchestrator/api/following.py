@@ -42,8 +42,9 @@ class Viewer:
     """Who follows. `wanted` holds filters; `position` is the event behind which its queue
     begins."""
 
-    def __init__(self, wanted: EventQuery) -> None:
+    def __init__(self, wanted: EventQuery, queue_max: int = QUEUE_MAX) -> None:
         self.wanted = wanted
+        self._queue_max = queue_max
         self.position = 0
         self.is_ended = False
         self.overrun_id: int | None = None
@@ -55,7 +56,7 @@ class Viewer:
         """Put it into the queue, if it is wanted and there is room."""
         if self.overrun_id is not None or not _is_wanted(event, self.wanted):
             return
-        if len(self._queue) >= QUEUE_MAX:
+        if len(self._queue) >= self._queue_max:
             self.overrun_id = self._queue[-1][0]
         else:
             self._queue.append((event.id, frame))
@@ -81,9 +82,11 @@ class Viewer:
 
 
 class Follower:
-    """Reads what is new, once for all viewers, and only while there are any."""
+    """Reads what is new, once for all viewers, and only while there are any: each
+    `look_seconds`, for queues of `queue_max` events."""
 
     def __init__(self, views: FleetViews) -> None:
+        self.look_seconds, self.queue_max = _SECONDS, QUEUE_MAX
         self._views = views
         self._viewers: set[Viewer] = set()
         self._count = 0
@@ -91,6 +94,7 @@ class Follower:
         self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._is_blind = False
 
     async def join(self, wanted: EventQuery) -> Viewer:
         """A viewer from now on, until it leaves. Raises TooManyViewers, StoreError."""
@@ -99,7 +103,7 @@ class Follower:
         if self._count >= VIEWERS_MAX:
             raise TooManyViewers(f"events: {VIEWERS_MAX} follow them already")
         self._count += 1
-        viewer = Viewer(wanted)
+        viewer = Viewer(wanted, self.queue_max)
         try:
             async with self._starting:
                 if self._task is None:
@@ -128,7 +132,7 @@ class Follower:
         try:
             while self._count and not self._closed:
                 if not await self._read():
-                    await asyncio.sleep(_SECONDS)
+                    await asyncio.sleep(self.look_seconds)
         finally:
             self._task = None
             for viewer in self._viewers:
@@ -140,8 +144,11 @@ class Follower:
         try:
             page = await self._views.list_events(query)
         except StoreError as error:
-            _log.debug("events are not read", error=str(error))
+            if not self._is_blind:
+                _log.warning("events are not read: who follows them waits", error=str(error))
+            self._is_blind = True
             return False
+        self._is_blind = False
         for event in page.events:
             frame = frame_of(event)
             for viewer in self._viewers:

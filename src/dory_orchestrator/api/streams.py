@@ -49,7 +49,8 @@ class EventStreams:
 
     def __init__(self, views: FleetViews) -> None:
         self._views = views
-        self._follower = Follower(views)
+        self.follower = Follower(views)
+        self.quiet_seconds = _QUIET_SECONDS
         self._turn = asyncio.Lock()
         self._exports = 0
         self._closed = False
@@ -57,7 +58,7 @@ class EventStreams:
     def close(self) -> None:
         """End what is being followed, and cut what is being exported."""
         self._closed = True
-        self._follower.close()
+        self.follower.close()
 
     async def stream(self, request: Request) -> Response:
         """200 with server-sent events, without an end; 409 behind an id that is yet to come; 503
@@ -74,21 +75,21 @@ class EventStreams:
             reason=given(query.reason),
         )
         try:
-            viewer = await self._follower.join(wanted)
+            viewer = await self.follower.join(wanted)
         except TooManyViewers as error:
             return error_response(503, str(error), _RETRY)
         try:
             refused = await self._refusal(viewer, after_id)
         except BaseException:
-            self._follower.leave(viewer)
+            self.follower.leave(viewer)
             raise
         if refused is not None:
-            self._follower.leave(viewer)
+            self.follower.leave(viewer)
             return refused
         return _Stream(
             self._frames(viewer, after_id),
             media_type=EVENT_STREAM,
-            on_end=lambda: self._follower.leave(viewer),
+            on_end=lambda: self.follower.leave(viewer),
         )
 
     async def _refusal(self, viewer: Viewer, after_id: int | None) -> Response | None:
@@ -109,7 +110,7 @@ class EventStreams:
                 yield frames
             sent_id = viewer.position
         while not viewer.is_ended:
-            taken = await viewer.take(_BATCH, wait_seconds=_QUIET_SECONDS)
+            taken = await viewer.take(_BATCH, wait_seconds=self.quiet_seconds)
             if taken:
                 yield b"".join(frame for event_id, frame in taken if event_id > sent_id)
             elif viewer.overrun_id is not None:

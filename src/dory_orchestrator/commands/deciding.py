@@ -317,7 +317,7 @@ def override_command(target: Target, duration: str, reason: str, yes: bool, by: 
     Examples:
       dory-orchestrator brake override --for 10m --reason "the site burnt down"
     """
-    seconds = _override_seconds(duration)
+    seconds = seconds_of(duration, 1, _OVERRIDE_SECONDS_MAX, "1s to 24h")
     if not yes:
         print_parts(brake_parts(run(target, _ask_brake)), err=True)
     confirm(yes, f"Move away from nodes that look dead, for {duration} from now on?")
@@ -348,11 +348,12 @@ def _decide_brake(target: Target, path: str, body: Mapping[str, Any]) -> None:
     click.echo(tables.clean(answer["message"]))
 
 
-def _override_seconds(text: str) -> float:
+def seconds_of(text: str, least: float, most: float, words: str) -> float:
+    """What `--for` says. Ends the command where it is none between these, which `words` tell."""
     try:
         seconds = duration_seconds(text)
     except ValueError as error:
         end(WRONG_CALL, f"--for: {tables.clean(text)}: {error}")
-    if not 1 <= seconds <= _OVERRIDE_SECONDS_MAX:
-        end(WRONG_CALL, f"--for: {tables.clean(text)}: expected 1s to 24h")
+    if not least <= seconds <= most:
+        end(WRONG_CALL, f"--for: {tables.clean(text)}: expected {words}")
     return seconds

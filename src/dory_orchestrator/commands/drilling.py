@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,20 @@ from dory_orchestrator.commands.asking import (
     Api,
     Failure,
     Target,
+    complain,
     end,
     run,
     target_options,
     whoami,
 )
 from dory_orchestrator.commands.completing import node_names
-from dory_orchestrator.commands.deciding import by_option, confirm, reason_option, yes_option
+from dory_orchestrator.commands.deciding import (
+    by_option,
+    confirm,
+    reason_option,
+    seconds_of,
+    yes_option,
+)
 from dory_orchestrator.commands.showing import (
     Answer,
     Parts,
@@ -33,10 +41,11 @@ from dory_orchestrator.commands.showing import (
     show,
     watch_option,
 )
-from dory_orchestrator.settings import duration_seconds
 
 _SECONDS_MAX = 3_600
 _LOOK_SECONDS = 1.0
+_SILENT_SECONDS_MAX = 300.0
+"""Much longer than another leader, or a restart, takes."""
 
 
 @click.group("drill")
@@ -89,7 +98,11 @@ def start_command(
       dory-orchestrator drill start --node edge-berlin-1 --for 5m --reason "monthly drill"
       dory-orchestrator drill start --node edge-1 --reason audit -y --report drill.json
     """
-    body: dict[str, Any] = {"node": node, "for_seconds": _seconds(duration), "reason": reason}
+    body: dict[str, Any] = {
+        "node": node,
+        "for_seconds": seconds_of(duration, 10, _SECONDS_MAX, "10s to 1h"),
+        "reason": reason,
+    }
     body |= {"by": by or whoami()}
     if organization is not None:
         body["organization"] = str(organization)
@@ -152,7 +165,8 @@ async def _ask(api: Api) -> Answer:
 
 
 async def _wait(api: Api, number: int) -> Mapping[str, Any]:
-    """The drill, once it has ended. Raises Failure."""
+    """The drill, once it has ended. Raises Failure, also when nothing is heard of it for long."""
+    silent_since: float | None = None
     while True:
         try:
             drills = (await api.get("/drills", {"limit": 5}))["drills"]
@@ -160,10 +174,19 @@ async def _wait(api: Api, number: int) -> Mapping[str, Any]:
             # It goes on, whether we see it or not.
             if error.lasting:
                 raise
-            drills = []
-        found = next((drill for drill in drills if drill["id"] == number), None)
-        if found is not None and found["phase"] == "ended":
-            return dict(found)
+            now = time.monotonic()
+            if silent_since is None:
+                silent_since = now
+                complain(str(error), "it is tried again")
+            if now - silent_since > _SILENT_SECONDS_MAX:
+                raise
+        else:
+            silent_since = None
+            found = next((drill for drill in drills if drill["id"] == number), None)
+            if found is None:
+                raise Failure(f"drill {number} is not among the last ones any more")
+            if found["phase"] == "ended":
+                return dict(found)
         await asyncio.sleep(_LOOK_SECONDS)
 
 
@@ -193,13 +216,3 @@ def _drill_parts(drill: Answer) -> Parts:
     if drill["moves"]:
         parts.append(tables.drill_moves(drill["moves"]))
     return parts
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = duration_seconds(text)
-    except ValueError as error:
-        end(WRONG_CALL, f"--for: {tables.clean(text)}: {error}")
-    if not 10 <= seconds <= _SECONDS_MAX:
-        end(WRONG_CALL, f"--for: {tables.clean(text)}: expected 10s to 1h")
-    return seconds

@@ -133,8 +133,10 @@ async def _chunks(
     api: Api, session: aiohttp.ClientSession, url: str, query: dict[str, str]
 ) -> AsyncIterator[bytes]:
     """What comes, harmless to terminals. Raises Failure."""
+    answered = False
     try:
         async with session.get(url, params=query, allow_redirects=False) as answer:
+            answered = True
             if answer.status != 200:
                 api.read(FLEET, answer.status, await answer.read())
             kept = b""
@@ -145,11 +147,9 @@ async def _chunks(
                 yield _STEERING.sub(_escaped, whole)
     except (aiohttp.InvalidURL, ValueError) as error:
         raise Failure(f"{url}: is no URL", WRONG_CALL) from error
-    except aiohttp.ServerConnectionError as error:
-        raise Failure(f"cannot reach {url}: is the orchestrator running?") from error
-    except (aiohttp.ClientPayloadError, TimeoutError) as error:
-        raise Failure("the export was cut: what came is not complete") from error
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
+        if answered:
+            raise Failure("the export was cut: what came is not complete") from error
         raise Failure(
             f"cannot reach {url}: is the orchestrator running? give --url, or set DORY_URL"
         ) from error

@@ -17,7 +17,13 @@ from dory_orchestrator.commands.asking import (
     whoami,
 )
 from dory_orchestrator.commands.completing import processor_names
-from dory_orchestrator.commands.deciding import by_option, confirm, reason_option, yes_option
+from dory_orchestrator.commands.deciding import (
+    by_option,
+    confirm,
+    reason_option,
+    seconds_of,
+    yes_option,
+)
 from dory_orchestrator.commands.showing import (
     Answer,
     Parts,
@@ -26,7 +32,6 @@ from dory_orchestrator.commands.showing import (
     show,
     watch_option,
 )
-from dory_orchestrator.settings import duration_seconds
 
 _PAUSE_SECONDS_MAX = 7 * 86_400
 
@@ -57,7 +62,11 @@ def pause_command(
         return
     if duration is None or reason is None:
         end(WRONG_CALL, "give both --for and --reason")
-    body = {"for_seconds": _seconds(duration), "reason": reason, "by": by or whoami()}
+    body = {
+        "for_seconds": seconds_of(duration, 1, _PAUSE_SECONDS_MAX, "1s to 168h"),
+        "reason": reason,
+        "by": by or whoami(),
+    }
     answer = run(target, lambda api: api.post("/pause/begin", body))
     print_answer(
         target, answer, tables.clean(f"paused until {answer['until']}: {answer['message']}")
@@ -91,16 +100,6 @@ def pause_parts(status: Answer, _wide: bool) -> Parts:
         "since": tables.ago(status["began_at"]),
     }
     return [tables.pairs({**values, "by": status["by"], "because": status["reason"]})]
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = duration_seconds(text)
-    except ValueError as error:
-        end(WRONG_CALL, f"--for: {tables.clean(text)}: {error}")
-    if not 1 <= seconds <= _PAUSE_SECONDS_MAX:
-        end(WRONG_CALL, f"--for: {tables.clean(text)}: expected 1s to 168h")
-    return seconds
 
 
 # Single processors -------------------------------------------------------------------------

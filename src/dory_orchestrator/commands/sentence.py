@@ -1,8 +1,10 @@
 """How the fleet is, in one sentence."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from dory_orchestrator.api.page.words import clock
 from dory_orchestrator.commands.tables import clean
 
 _TROUBLE = ("error", "held", "waiting", "pending", "starting", "unknown")
@@ -13,8 +15,9 @@ def sentence(summary: Mapping[str, Any]) -> str:
     if not summary["current"]:
         return "Nobody looks at the fleet now: what is shown is as the last leader left it."
     if summary["pause_until"] is not None:
-        until, by = summary["pause_until"][11:16], clean(str(summary["pause_by"]))
-        return f"Paused until {until} UTC by {by}: nothing is created or moved."
+        until = clock(*(datetime.fromisoformat(summary[name]) for name in ("pause_until", "at")))
+        by = clean(str(summary["pause_by"]))
+        return f"Paused until {until} by {by}: nothing is created or moved."
     if summary["brake_engaged"]:
         return "The brake holds: many nodes look dead at once, and none is moved away from."
     if summary["guard_held"]:

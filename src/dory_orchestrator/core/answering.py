@@ -5,7 +5,7 @@ be answered is `{"unknown": <why>}`.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -65,35 +65,47 @@ def answer(
     """The answer, as of the snapshot that `plan` was computed from. What is not understood, as it
     may be of a later version, is answered so."""
     try:
-        return _answer(question, snapshot, plan, limits, experience)
+        answered = _understood(question)
     except (KeyError, TypeError, ValueError) as error:
         return {"unknown": f"question: this leader does not understand it ({error!r})"}
+    return answered(snapshot, plan, limits, experience)
 
 
-def _answer(
-    question: Question, snapshot: Snapshot, plan: Plan, limits: Limits, experience: Experience
-) -> dict[str, Any]:
+def _understood(
+    question: Question,
+) -> Callable[[Snapshot, Plan, Limits, Experience], dict[str, Any]]:
+    """What answers it. Raises KeyError, TypeError, ValueError for parameters of another shape."""
     asked = question.parameters
     match QuestionKind(question.kind):
         case QuestionKind.PROCESSOR:
-            return _processor(snapshot, limits, UUID(asked["id"]))
+            key = UUID(asked["id"])
+            return lambda snapshot, _plan, limits, _experience: _processor(snapshot, limits, key)
         case QuestionKind.NODE:
-            explained = compute(snapshot, limits, _ALL_NODES)
-            return _node(snapshot, explained, asked["name"], asked.get("organization"))
-        case QuestionKind.PLAN:
-            return _plan(snapshot, plan)
-        case QuestionKind.WHAT_IF:
-            unknown = unknown_nodes(snapshot, asked["down"])
-            if unknown:
-                return {"unknown": f"node_down: no node {', '.join(unknown)} is known"}
-            return what_if(
-                snapshot,
-                plan,
-                limits,
-                asked["down"],
-                without_cloud=asked["without_cloud"],
-                experience=experience,
+            name, organization = asked["name"], asked.get("organization")
+            return lambda snapshot, _plan, limits, _experience: _node(
+                snapshot, compute(snapshot, limits, _ALL_NODES), name, organization
             )
+        case QuestionKind.PLAN:
+            return lambda snapshot, plan, _limits, _experience: _plan(snapshot, plan)
+        case QuestionKind.WHAT_IF:
+            down, without_cloud = list(asked["down"]), bool(asked["without_cloud"])
+            return lambda snapshot, plan, limits, experience: _what_if(
+                snapshot, plan, limits, down, without_cloud, experience
+            )
+
+
+def _what_if(
+    snapshot: Snapshot,
+    plan: Plan,
+    limits: Limits,
+    down: Sequence[str],
+    without_cloud: bool,
+    experience: Experience,
+) -> dict[str, Any]:
+    unknown = unknown_nodes(snapshot, down)
+    if unknown:
+        return {"unknown": f"node_down: no node {', '.join(unknown)} is known"}
+    return what_if(snapshot, plan, limits, down, without_cloud=without_cloud, experience=experience)
 
 
 def decision(outcome: str, reason: str, detail: str, told: Why) -> dict[str, Any]:

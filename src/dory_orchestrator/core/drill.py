@@ -44,6 +44,13 @@ class DrillStep:
     reason: DrillReason
     detail: str
 
+    @property
+    def outcome(self) -> str:
+        """What comes of the drill, unless an earlier step said it."""
+        if self.reason in (DrillReason.ABORTED, DrillReason.STILL_AWAY):
+            return str(self.reason)
+        return "done"
+
 
 def next_step(snapshot: Snapshot, health: FleetHealth, limits: Limits) -> DrillStep | None:
     """What the drill that is under way comes to now; None: it stays as it is, or there is none.

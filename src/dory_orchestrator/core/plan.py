@@ -9,7 +9,7 @@ from uuid import UUID
 from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.model import MoveKind, Pause, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeVerdict
-from dory_orchestrator.core.why import Answer, Tried, Why
+from dory_orchestrator.core.why import Answer, Why
 
 if TYPE_CHECKING:
     from dory_orchestrator.core.drill import DrillStep
@@ -390,10 +390,6 @@ class Plan:
     wake_at: float | None = None
     answers: Mapping[UUID, Sequence[Answer]] = field(default_factory=dict, compare=False)
     choices: Mapping[UUID, Choice] = field(default_factory=dict, compare=False)
-
-    def tried_of(self, processor_id: UUID) -> Sequence[Tried]:
-        """The rules that were asked for a processor."""
-        return [Tried(*answer) for answer in self.answers.get(processor_id, ())]
 
     @property
     def actions(

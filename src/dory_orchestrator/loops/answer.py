@@ -63,8 +63,7 @@ class Answerer:
             experience = await self._experience(questions)
             answers = {}
             for question in questions:
-                found = answer(question, snapshot, plan, self._limits, experience)
-                answers[question.id] = json_text(found)
+                answers[question.id] = self._answered(question, snapshot, plan, experience)
                 # The lease is renewed by this event loop, too.
                 await asyncio.sleep(0)
             await self._store.answer_questions(lease, answers)
@@ -72,6 +71,16 @@ class Answerer:
             raise
         except StoreError as error:
             _log.info("questions wait for the store", error=str(error))
+
+    def _answered(
+        self, question: Question, snapshot: Snapshot, plan: Plan, experience: Experience
+    ) -> str:
+        try:
+            return json_text(answer(question, snapshot, plan, self._limits, experience))
+        except Exception:  # noqa: BLE001 - it is logged, and the fleet goes on
+            # A question stays until it is answered: one that cannot be would end every cycle.
+            _log.exception("a question is not answered", kind=question.kind)
+            return json_text({"unknown": "question: the leader failed at it; its log says why"})
 
     async def _experience(self, questions: Sequence[Question]) -> Experience:
         if all(question.kind != QuestionKind.WHAT_IF for question in questions):

@@ -40,7 +40,6 @@ _RETRY_SECONDS = 2.0
 _SPREAD_SECONDS = 10.0
 _AGES_SECONDS = 5.0
 _INTERVALS_UNTIL_LATE = 3
-"""The buckets of the ages that are shown."""
 
 
 def _now() -> float:

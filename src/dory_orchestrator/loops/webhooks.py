@@ -140,7 +140,7 @@ class Webhooks:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(courier.run()) for courier in couriers]
-                await _keep_looking(around, couriers)
+                await _keep_looking(around, couriers, tasks)
                 for task in tasks:
                     task.cancel()
         finally:
@@ -148,9 +148,15 @@ class Webhooks:
                 self._metrics.webhook_lag.remove(hook.name)
 
 
-async def _keep_looking(around: _Around, couriers: Sequence["Courier"]) -> None:
-    """Tell of new events: one question for all, however many webhooks there are."""
-    while around.holds():
+async def _keep_looking(
+    around: _Around, couriers: Sequence["Courier"], tasks: Sequence[asyncio.Task[None]]
+) -> None:
+    """Tell of new events: one question for all, however many webhooks there are.
+
+    Until the lease is lost, or one of them has ended since it was: a lease that is renewed late is
+    the same one afterwards, and not held in between, for less than there is between two looks.
+    """
+    while around.holds() and not any(task.done() for task in tasks):
         try:
             newest = await around.views.settled_event() if couriers else None
         except StoreError as error:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from dory_orchestrator.core.answering import Question
 from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
-from dory_orchestrator.core.drill import DrillReason, DrillStep
+from dory_orchestrator.core.drill import DrillStep
 from dory_orchestrator.core.model import (
     Desired,
     Drill,
@@ -252,13 +252,12 @@ class ControlStore:
 
         async def work(connection: Connection) -> None:
             drill, reason = step.drill, str(step.reason)
-            outcome = "aborted" if step.reason is DrillReason.ABORTED else "done"
             done = await connection.fetchval(
                 QUERIES["step_drill"],
                 drill.id,
                 str(drill.phase),
                 str(step.phase),
-                outcome if step.reason is not DrillReason.STILL_AWAY else reason,
+                step.outcome,
                 _storable(step.detail),
             )
             if done:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-from msgspec import UNSET
 
 from dory_orchestrator.api.asking import start_drill
 from dory_orchestrator.api.asking_bodies import (
@@ -28,6 +27,7 @@ from dory_orchestrator.api.fleet_bodies import (
     OverrideRequest,
     UncordonRequest,
 )
+from dory_orchestrator.api.parameters import given
 from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.ports import FleetViews
 
@@ -110,19 +110,19 @@ async def _held_groups(views: FleetViews) -> Mapping[str, str]:
 
 
 async def _confirm(views: FleetViews, body: ConfirmRequest) -> str:
-    await views.confirm_guard(body.by, None if body.groups is UNSET else body.groups)
+    await views.confirm_guard(body.by, given(body.groups))
     return "What was held is deleted now."
 
 
 async def _cordon(views: FleetViews, body: CordonRequest) -> str:
-    organization = None if body.organization is UNSET else body.organization
+    organization = given(body.organization)
     if not await views.cordon(body.node, organization, body.reason, body.by):
         return f"{body.node} was cordoned already."
     return f"{body.node} gets no new work, and nothing comes home to it; what runs there stays."
 
 
 async def _uncordon(views: FleetViews, body: UncordonRequest) -> str:
-    organization = None if body.organization is UNSET else body.organization
+    organization = given(body.organization)
     if not await views.uncordon(body.node, organization, body.by):
         return f"{body.node} was not cordoned."
     return f"{body.node} gets work again; what is away from home comes back once it is well."
@@ -153,7 +153,7 @@ _DRILL_FOR = Field(
 
 
 async def _start_drill(views: FleetViews, body: DrillStartRequest) -> str:
-    organization = None if body.organization is UNSET else body.organization
+    organization = given(body.organization)
     await start_drill(views, body.node, organization, body.for_seconds, body.reason, body.by)
     return f"{body.node} counts as dead now: its processors move."
 

@@ -92,7 +92,7 @@ def _of_move(events: Sequence[EventView]) -> Mapping[str, Any] | None:
 
 
 async def _explained(
-    views: FleetViews, one: ProcessorView | None, key: UUID, *, current: bool
+    views: FleetViews, one: ProcessorView, key: UUID, *, current: bool
 ) -> dict[str, Any]:
     """The values of `explanation.html`: from the leader, else what it found last."""
     try:
@@ -101,7 +101,7 @@ async def _explained(
         )
     except NotKnown:
         found = await explained.stored_of_processor(views, key)
-    if found["decision"] is None and one is not None:
+    if found["decision"] is None:
         found["decision"] = _found(one.state, one.reason, one.detail)
     return found
 
