@@ -176,6 +176,7 @@ WELL = {
     "nodes_ready": 2,
     "states": {"running": 5},
     "away": 0,
+    "at": "2026-01-01T14:00:00Z",
     "pause_until": None,
     "pause_by": None,
     "drill_node": None,
@@ -199,6 +200,10 @@ WELL = {
         (
             {"pause_until": "2026-01-01T14:30:00Z", "pause_by": "eva", "brake_engaged": True},
             "Paused until 14:30 UTC by eva: nothing is created or moved.",
+        ),
+        (
+            {"pause_until": "2026-01-06T09:00:00Z", "pause_by": "eva"},
+            "Paused until 2026-01-06 09:00 UTC by eva: nothing is created or moved.",
         ),
         ({"away": 2, "nodes_ready": 1}, "All 5 processors run. 1 of 2 nodes is not ready. 2 live"),
         (
