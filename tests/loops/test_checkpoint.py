@@ -335,6 +335,20 @@ async def test_an_empty_state_after_one_that_was_not_is_refused():
         assert rig.count("empty") == 1
 
 
+async def test_a_pod_whose_clock_was_set_back_goes_on_giving_checkpoints():
+    rig = Rig()
+    program = rig.add(1, {"count": 50})
+    async with rig:
+        await rig.until(11)
+        # By its own clock it became ready in an hour; the client library takes both by that.
+        program.clock = lambda: rig.clock() - 3600.0
+        program.state = {"count": 51}
+        await rig.until(22)
+        assert rig.newest() == {"count": 51}
+        assert (rig.count("malformed"), program.puts) == (0, [])
+        assert rig.position()[:2] == (1, 1), "it is the same life"
+
+
 async def test_another_pod_at_the_same_address_is_not_taken_for_it():
     rig = Rig()
     program = rig.add(1, {"a": 1})

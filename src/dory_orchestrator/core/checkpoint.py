@@ -117,8 +117,9 @@ class CaptureRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A state, and when it was taken: moments are by the pod's clock. `asked_at`, by the clock
-    of whoever asked, is when it was asked for: what came after that is not in it."""
+    """A state, and when it was taken: moments are by the pod's clock, `uptime_seconds` is below 0
+    after that was set back. `asked_at`, by the clock of whoever asked, is when it was asked for:
+    what came after that is not in it."""
 
     payload: bytes
     sha256: bytes
@@ -182,8 +183,10 @@ def _capture(answer: Mapping[str, Any], payload: bytes) -> Capture:
         raise CaptureRefused(CaptureReason.MALFORMED, "pod_name is no text")
     if captured_at is None:
         raise CaptureRefused(CaptureReason.MALFORMED, "captured_at is no moment in UTC")
-    if uptime_seconds is None or uptime_seconds < 0:
-        raise CaptureRefused(CaptureReason.MALFORMED, "uptime_seconds is no duration")
+    if uptime_seconds is None:
+        raise CaptureRefused(CaptureReason.MALFORMED, "uptime_seconds is no number")
+    # Below 0 the pod's clock was set back since it became ready: only `ready_at` counts, which
+    # is right all the same, as both moments are by that clock.
     if uptime_seconds == 0:
         # What was saved is restored just before the uptime begins to count.
         raise CaptureRefused(CaptureReason.NOT_READY, "the program has not restored its state yet")
