@@ -1,16 +1,23 @@
 """Small parts of the local cluster, each by itself."""
 
+import asyncio
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
+import aiohttp
 import pytest
 
 from dory_orchestrator.cluster.local import states
+from dory_orchestrator.cluster.local.books import Books
 from dory_orchestrator.cluster.local.container import trim_log
 from dory_orchestrator.cluster.local.fronts import Slots
 from dory_orchestrator.cluster.local.places import Places
+from dory_orchestrator.cluster.local.watching import Pictures
+from dory_orchestrator.core.model import Node
 from dory_orchestrator.ports import ClusterRefused, Refusal
 
 
@@ -100,3 +107,40 @@ def test_what_is_no_state_document_is_not_read(tmp_path):
         "folder",
         "state",
     }
+
+
+A_NODE = Node("a", ready=False)
+
+
+@pytest.mark.looptime
+async def test_a_change_that_comes_as_the_wait_ends_is_told():
+    """The frame of a quiet second must not bear the number of a change that it does not tell of:
+    whoever reads it would pass over the frame that does."""
+    books, loop = Books(), asyncio.get_running_loop()
+    books.put_node(A_NODE)
+    pictures = Pictures(cast(aiohttp.ClientResponse, None), lambda: None)
+    shown = aiter(pictures)
+    with books.watch() as watch:
+        pictures._take(await watch.next(1.0))
+        assert not (await anext(shown)).nodes["a"].ready
+        waiting = asyncio.create_task(watch.next(1.0))
+        await asyncio.sleep(0)
+        # In the turn of the loop in which the wait ends, right after its end.
+        loop.call_at(loop.time() + 1.0, books.put_node, replace(A_NODE, ready=True))
+        pictures._take(await waiting)
+        assert loop.time() == 1.0
+        assert (await anext(shown)).nodes["a"].ready
+        again = await watch.next(1.0)
+    assert (again.nodes, again.pods, again.revision) == ((), (), books.revision)
+
+
+@pytest.mark.looptime
+async def test_a_quiet_second_says_that_the_picture_is_still_true():
+    books = Books()
+    books.put_node(A_NODE)
+    pictures = Pictures(cast(aiohttp.ClientResponse, None), lambda: None)
+    shown = aiter(pictures)
+    with books.watch() as watch:
+        for _ in range(3):
+            pictures._take(await watch.next(1.0))
+            assert (await anext(shown)).nodes == {"a": A_NODE}

@@ -6,6 +6,7 @@ books do not.
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from uuid import uuid4
 
 from dory_orchestrator.cluster.local.messages import Frame, Revision
@@ -114,12 +115,14 @@ class Watch:
         self._books._listeners.discard(self._event)
 
     async def next(self, timeout_seconds: float) -> Frame:
-        """What changed since the last frame; nothing, when the time is over."""
-        try:
+        """What changed since the last frame; nothing, when the time is over.
+
+        Also then it is looked: a change may have come as the time ended, and a frame must not
+        bear the number of a change that it does not tell of.
+        """
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._event.wait()
-        except TimeoutError:
-            return Frame(self._books.revision)
         self._event.clear()
         return self._frame()
 

@@ -58,8 +58,6 @@ class Pictures:
         return self._revision is not None and (least is None or not self._revision.lacks(least))
 
     def _take(self, frame: Frame) -> None:
-        if frame.revision == self._revision:
-            return
         self._revision = frame.revision
         self._nodes.update({node.name: node for node in frame.nodes})
         self._pods.update({pod.uid: pod for pod in frame.pods if is_ours(pod.labels)})
