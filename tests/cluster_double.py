@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,6 +14,9 @@ from dory_orchestrator.cluster.reading import is_ours, new_pod
 from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import Node, Observation, Pod, PodPhase, PodSpec
 from dory_orchestrator.ports import ClusterError, ClusterRefused, Refusal, StoredState
+
+_QUIET_SECONDS = 60.0
+"""After so long it says that nothing changed."""
 
 
 class MemoryCluster:
@@ -218,7 +221,9 @@ class MemoryCluster:
 
     async def _pictures(self, event: asyncio.Event) -> AsyncIterator[Observation]:
         while True:
-            await event.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_QUIET_SECONDS):
+                    await event.wait()
             event.clear()
             if self._error is not None:
                 raise self._error

@@ -667,7 +667,8 @@ class Cluster(Protocol):
         """Nodes and pods as they are now, and again after each change.
 
         Each item is the whole newest picture: whoever is slow skips pictures, and misses
-        nothing. The first comes at once. After `create_pod` has returned, no later item lacks
+        nothing. The first comes at once. The same picture comes again, younger, when the cluster
+        has said that nothing changed, in quiet times about once a minute. After `create_pod` has returned, no later item lacks
         that pod unless it was deleted; likewise `delete_pod`. The iterator ends with
         ClusterUnavailable when it can no longer be kept up.
         """

@@ -84,6 +84,8 @@ class _Watch:
     namespace: str
     selects: Callable[[Object], bool]
     queue: "asyncio.Queue[Object | None]" = field(default_factory=asyncio.Queue)
+    mute: bool = False
+    """It stays open, and says nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class ApiServer:
         self.config_map_bytes_max = 1_048_576
         self.bookmarks = 0
         """How many were told."""
+        self.unauthorized = 0
+        """How many requests bore another token."""
         self.version = 100
         self.url = ""
         self._changes: list[_Change] = []
@@ -238,6 +242,7 @@ class ApiServer:
             return
         given = request.headers.get("Authorization")
         if given is not None and given.lower() != f"bearer {self.token}".lower():
+            self.unauthorized += 1
             raise Failure(401, "Unauthorized", "Unauthorized")
         if given is None:
             plural, namespace, name, _ = _place_of(request)
@@ -463,6 +468,8 @@ class ApiServer:
                 event = {}
             if event is None:
                 return
+            if watch.mute:
+                continue
             if event:
                 await _write(response, event)
             if bookmarks and time.monotonic() - told_at >= self.bookmark_seconds:

@@ -1,13 +1,16 @@
 """Keeping up with an API server that behaves as real ones do on bad days."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 from tests.contract.cluster_worlds import (
     AROUND,
     QUICK_PACE,
@@ -23,6 +26,7 @@ from dory_orchestrator.cluster.kubernetes.client import KubernetesCluster
 from dory_orchestrator.cluster.kubernetes.connection import Connection
 from dory_orchestrator.cluster.kubernetes.watching import Pace
 from dory_orchestrator.core.model import PodSpec
+from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.ports import ClusterRefused, ClusterUnavailable, Refusal
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(20)]
@@ -147,6 +151,39 @@ async def test_bookmarks_keep_a_quiet_stream_alive(world):
         assert len(world.server.requests) == begun
 
 
+@LESS_IMPATIENT
+async def test_a_picture_is_as_old_as_the_stream_that_says_nothing(world):
+    """That one stream is heard of says nothing about what another one tells."""
+    world.server.bookmark_seconds = 0.1
+    async with watching(world.cluster) as seen:
+        await until(lambda: len(world.server.watches) == WATCHES)
+        assert await seen.until(lambda picture: picture.age_seconds < 0.5) is True
+        silent = next(watch for watch in world.server.watches if watch.plural == "pods")
+        # It stays open, and neither tells of changes nor bears bookmarks.
+        silent.mute = True
+        # Less than the 1.5 s after which it is opened anew; the nodes are heard of meanwhile.
+        await seen.until(lambda picture: picture.age_seconds > 1.0)
+        # Opened anew, it speaks again.
+        await seen.until(lambda picture: picture.age_seconds < 0.5)
+        assert seen.failure is None
+
+
+async def test_where_storage_is_away_it_does_not_answer(world):
+    """The version is told without it."""
+
+    def refuse(request: web.Request) -> None:
+        if request.path != "/version/":
+            raise Failure(500, "InternalError", "etcdserver: request timed out")
+
+    assert await world.cluster.version()
+    world.server.intercept = refuse
+    with pytest.raises(ClusterUnavailable, match="etcdserver"):
+        await world.cluster.version()
+    world.server.intercept = None
+    world.server.forbidden.add(("list", "nodes"))
+    assert await world.cluster.version(), "who observes tells of missing rights"
+
+
 async def test_what_is_no_json_breaks_the_picture_and_not_the_process(world):
     def garble(request: web.Request) -> Any:
         if request.path.endswith("/nodes"):
@@ -241,6 +278,106 @@ async def test_a_token_that_has_changed_is_read_again(world, tmp_path):
         await world.cluster.version()
     kubeconfig.write_text(world.server.kubeconfig())
     assert await world.cluster.version()
+
+
+ROTATIONS = 7
+
+
+class Rotated:
+    """The token of a world, which its kubeconfig leads to by a file."""
+
+    def __init__(self, world: KubernetesWorld, folder: Path) -> None:
+        self._server, self._file, self._number = world.server, folder / "token", 0
+        kubeconfig = json.loads(world.server.kubeconfig())
+        kubeconfig["users"][0]["user"] = {"tokenFile": str(self._file)}
+        (folder / "kubeconfig").write_text(json.dumps(kubeconfig))
+        self.next()
+
+    def next(self) -> None:
+        """Only another token is good from now on, and it lies in the file."""
+        self._number += 1
+        self._server.token = f"token-{self._number}"
+        self._file.write_text(self._server.token)
+
+
+async def test_a_rotated_token_costs_one_refusal_and_ends_the_streams(world, tmp_path):
+    """Streams of the session before would else say nothing, and not end, for 75 s."""
+    token = Rotated(world, tmp_path)
+    await world.declare(a_node("a"))
+    with capture_logs() as logs:
+        async with watching(world.cluster) as seen:
+            await until(lambda: len(world.server.watches) == WATCHES)
+            for number in range(1, ROTATIONS + 1):
+                # The server notices that a stream is gone when it has something to say.
+                before = set(world.server.watches)
+                token.next()
+                spec = a_spec()
+                await world.cluster.create_pod(spec)
+                await seen.pod(spec.name, ready=True)
+                await until(lambda: len(world.server.watches - before) == WATCHES)  # noqa: B023
+                assert world.server.unauthorized == number
+            assert seen.failure is None
+    assert lists(world) == 1, "the streams went on where they were"
+    told = [log for log in logs if log["event"] == "the credentials are read anew"]
+    assert len(told) == ROTATIONS
+    assert {log["log_level"] for log in told} == {"warning"}
+
+
+async def test_a_rotated_token_hurts_nothing_that_is_under_way(world, tmp_path):
+    """Whatever is inside a session while another request of it is refused comes to its end."""
+    token, calling = Rotated(world, tmp_path), 8
+    done = dict.fromkeys(range(calling), 0)
+    await world.declare(a_node("a"))
+
+    async def call_always(caller: int) -> None:
+        while True:
+            await asyncio.gather(
+                world.cluster.version(), world.cluster.read_state("default", uuid4())
+            )
+            done[caller] += 1
+
+    observer = Observer(world.cluster, lambda: None)
+    tasks = [asyncio.create_task(observer.run())]
+    tasks += [asyncio.create_task(call_always(caller)) for caller in done]
+    with capture_logs() as logs:
+        try:
+            await until(lambda: observer.current is not None)
+            for _ in range(ROTATIONS):
+                begun = dict(done)
+                world.server.break_watches()  # they are opened anew in the same moment
+                token.next()
+                spec = a_spec()
+                await world.cluster.create_pod(spec)
+                await until(lambda: spec.name in names(observer))  # noqa: B023
+                # No call sees two rotations: it is tried twice, not three times.
+                await until(lambda: all(done[one] > begun[one] for one in done))  # noqa: B023
+                assert not [task for task in tasks if task.done()]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    assert not [log for log in logs if log["event"] == "the cluster cannot be observed"]
+    # Each caller has three requests under way, the observer two, and so many streams are opened.
+    assert world.server.unauthorized <= ROTATIONS * (3 * calling + 2 + WATCHES + 1)
+
+
+def names(observer: Observer) -> set[str]:
+    return {pod.name for pod in observer.current.pods.values()} if observer.current else set()
+
+
+async def test_what_is_under_way_while_the_connection_is_closed_is_unavailable(world):
+    held = asyncio.Event()
+
+    def hold(_request: web.Request) -> Any:
+        return held.wait()
+
+    world.server.intercept = hold
+    calls = [asyncio.create_task(world.cluster.read_state("default", uuid4())) for _ in range(3)]
+    await until(lambda: len(world.server.requests) == len(calls))
+    await world.cluster.close()
+    held.set()
+    for failure in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(failure, ClusterUnavailable), failure
 
 
 async def test_a_kubeconfig_that_is_not_there_is_named():

@@ -94,7 +94,7 @@ async def test_the_first_picture_comes_at_once_and_each_change_is_told():
         assert rig.nodes == {"a", "b"}
         assert len(rig.changes) == 2
         assert rig.status is HealthStatus.HEALTHY
-        assert rig.message == "memory answers"
+        assert rig.message == "memory answers; its picture is 0 s old"
 
 
 async def test_a_broken_stream_is_no_picture_and_the_next_one_is_whole():
@@ -171,6 +171,50 @@ async def test_one_that_hangs_is_unhealthy_too():
         await asyncio.sleep(8.1)
         assert rig.status is HealthStatus.UNHEALTHY
         assert rig.nodes == {"a"}, "the stream is another matter"
+
+
+async def test_a_picture_is_as_old_as_what_was_heard_last():
+    async with Rig() as rig:
+        assert rig.observer.picture_age_seconds == pytest.approx(0, abs=0.01)
+        await asyncio.sleep(50)
+        assert rig.observer.picture_age_seconds == pytest.approx(50, abs=0.01)
+        await asyncio.sleep(20)
+        assert rig.observer.picture_age_seconds == pytest.approx(10, abs=0.01), "said at 60 s"
+        assert len(rig.changes) == 1, "that nothing changed wakes nobody"
+        rig.cluster.error = ClusterUnavailable("down")
+        await asyncio.sleep(5)
+        assert rig.observer.current is None
+        assert rig.observer.picture_age_seconds == pytest.approx(15, abs=0.01)
+        rig.cluster.error = None
+        await asyncio.sleep(10)
+        assert rig.nodes == {"a"}
+        assert len(rig.changes) == 2, "the same one as before, and news"
+
+
+class Deaf(CountingCluster):
+    """It answers, its stream is open, and of a part of its picture nothing is heard any more."""
+
+    silent_since = 0.0
+
+    @asynccontextmanager
+    async def observe(self):
+        async with super().observe() as pictures:
+            yield (replace(one, age_seconds=_now() - self.silent_since) async for one in pictures)
+
+
+async def test_an_old_picture_degrades_health_also_where_the_cluster_answers():
+    rig = Rig()
+    rig.cluster = Deaf()
+    rig.observer = Observer(rig.cluster, lambda: None)
+    async with rig:
+        await asyncio.sleep(89.9)
+        assert rig.told() is HealthStatus.HEALTHY
+        await asyncio.sleep(0.2)
+        assert rig.told() is HealthStatus.DEGRADED
+        assert rig.message == "memory answers; its picture is 90 s old"
+        rig.cluster.add_node(Node("b", ready=True))
+        await asyncio.sleep(0.001)
+        assert rig.told() is HealthStatus.DEGRADED, "another part is heard of"
 
 
 # What we did ourselves
@@ -265,6 +309,7 @@ async def test_what_it_is_that_cannot_be_seen_is_told():
             assert rig.message == (
                 "it cannot be observed: nodes cannot be watched: nodes is forbidden"
             )
+            assert rig.observer.picture_age_seconds is None, "there never was one"
     told = [log for log in logs if log["event"] == "the cluster cannot be observed"]
     assert [log["error"] for log in told] == ["nodes cannot be watched: nodes is forbidden"]
 
@@ -288,10 +333,11 @@ async def test_a_namespace_that_may_not_be_looked_at_is_told():
     async with rig:
         assert rig.status is HealthStatus.HEALTHY, "one wrong row makes nobody unready"
         assert rig.message == (
-            "memory answers; namespace plants (and 1 more) cannot be looked at: pods is forbidden"
+            "memory answers; its picture is 0 s old; namespace plants (and 1 more)"
+            " cannot be looked at: pods is forbidden"
         )
         assert rig.nodes == {"a"}
         rig.cluster.hidden = {}
         rig.cluster.add_node(Node("b", ready=True))
         await asyncio.sleep(0.001)
-        assert rig.message == "memory answers"
+        assert rig.message == "memory answers; its picture is 0 s old"

@@ -239,13 +239,15 @@ class Observation:
     """A cluster at one moment: nodes by name, and the pods that call themselves ours, by uid.
 
     `namespaces` are those that it shows pods of; None: all. `hidden` says of those that may not be
-    looked at why.
+    looked at why. `age_seconds` is how long ago its oldest part was heard of: nothing is known to
+    have changed since, and nothing is known not to have.
     """
 
     nodes: Mapping[str, Node] = field(default_factory=dict)
     pods: Mapping[str, Pod] = field(default_factory=dict)
     namespaces: frozenset[str] | None = None
     hidden: Mapping[str, str] = field(default_factory=dict)
+    age_seconds: float = field(default=0.0, compare=False)
 
     def shows(self, namespace: str | None) -> bool:
         """Whether pods of this namespace would be in it; None is none that could hide a pod."""

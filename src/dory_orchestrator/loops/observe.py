@@ -13,6 +13,9 @@ from dory_orchestrator.ports import Cluster, ClusterError
 _log = get_logger(__name__)
 _CHECK_SECONDS = 2.0
 _EXPECTED_SECONDS = 5.0
+_OLD_SECONDS = 90.0
+"""A cluster says about once a minute that nothing changed; a stream of Kubernetes that says
+nothing for 75 s is opened anew, within 10 s."""
 _BACKOFF = Backoff(first_seconds=0.2, most_seconds=10.0, forgotten_after_seconds=30.0)
 
 
@@ -28,6 +31,7 @@ class Observer:
         self._cluster = cluster
         self._on_change = on_change
         self._current: Observation | None = None
+        self._heard_at: float | None = None
         self._version = ""
         self._answered_at: float | None = None
         self._error: str | None = None
@@ -76,8 +80,17 @@ class Observer:
             for uid, until in self._deleted.items()
             if uid in seen and not seen[uid].terminating and until > now
         }
+        is_new = picture != self._current
         self._current, self._blind_since, self._blind_because = picture, None, ""
-        self._on_change()
+        self._heard_at = now - picture.age_seconds
+        if is_new:
+            self._on_change()
+
+    @property
+    def picture_age_seconds(self) -> float | None:
+        """How long ago the newest picture was known to be true, also while there is none any more
+        (see `current`); None before the first."""
+        return None if self._heard_at is None else _now() - self._heard_at
 
     async def run(self) -> None:
         """Observe until cancelled."""
@@ -126,9 +139,16 @@ class Observer:
             return health
         if self._blind_since is not None and _now() - self._blind_since >= limit_seconds:
             # It answers, and does not show what is needed: a right that is missing, mostly.
-            message = f"it cannot be observed: {self._blind_because}"
+            message = f"it cannot be observed: {self._blind_because}{self._age()}"
             return ComponentHealth(HealthStatus.UNHEALTHY, message)
-        return ComponentHealth(HealthStatus.HEALTHY, f"{self._version} answers{self._hidden()}")
+        picture_age = self.picture_age_seconds
+        is_old = picture_age is not None and picture_age >= _OLD_SECONDS
+        status = HealthStatus.DEGRADED if is_old else HealthStatus.HEALTHY
+        return ComponentHealth(status, f"{self._version} answers{self._age()}{self._hidden()}")
+
+    def _age(self) -> str:
+        age = self.picture_age_seconds
+        return "" if age is None else f"; its picture is {age:.0f} s old"
 
     def _hidden(self) -> str:
         """Which namespaces are left out. That is told, and no more: one row that names a wrong one

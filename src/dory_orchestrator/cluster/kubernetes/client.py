@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -75,10 +75,14 @@ class KubernetesCluster:
         self._done: dict[str, _Done] = {}
 
     async def version(self) -> str:
-        """See Cluster."""
-        body = await self._connection.send(
-            lambda apis: apis.version.get_code_without_preload_content(),
-            timeout_seconds=_VERSION_SECONDS,
+        """See Cluster. Where storage is away the server still tells its version, so something that
+        is stored is asked for, too."""
+        body, _ = await asyncio.gather(
+            self._connection.send(
+                lambda apis: apis.version.get_code_without_preload_content(),
+                timeout_seconds=_VERSION_SECONDS,
+            ),
+            self._read_storage(),
         )
         said = _decoded(body, dict[str, Any])
         return f"Kubernetes {said.get('major', '?')}.{said.get('minor', '?')}"
@@ -217,6 +221,15 @@ class KubernetesCluster:
                 self._with_what_we_did(pods),
                 frozenset(looking.pods),
                 dict(looking.hidden),
+                looking.age_seconds,
+            )
+
+    async def _read_storage(self) -> None:
+        """Raises ClusterUnavailable. That nodes may not be listed is told by who observes them."""
+        with suppress(ClusterRefused):
+            await self._connection.send(
+                lambda apis: apis.core.list_node_without_preload_content(limit=1),
+                timeout_seconds=_VERSION_SECONDS,
             )
 
     async def _sentinel_uid(self, namespace: str) -> str | None:
@@ -304,6 +317,12 @@ class _Looking:
         return any(
             name not in self.pods and self._refused.get(name, 0.0) <= now for name in namespaces
         )
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago the part was heard of that is silent longest."""
+        heard_at = [self.nodes.heard_at, *(one.heard_at for one in self.pods.values())]
+        return asyncio.get_running_loop().time() - min(heard_at)
 
     async def begin(self, namespaces: frozenset[str]) -> None:
         """Have whole lists of what is lacking, and keep up with them. Raises ClusterUnavailable."""

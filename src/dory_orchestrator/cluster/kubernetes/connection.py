@@ -5,7 +5,7 @@ Everything that comes back is bytes, or one of our own errors.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,94 @@ class Expired(ClusterUnavailable):
     """What was asked for is too old to be told: list again (410)."""
 
 
+class _Retired(aiohttp.ClientError):
+    """A stream ends because its session does."""
+
+
+class Stream:
+    """The body of an answer, while it comes."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    async def read(self) -> bytes:
+        """What has come since; nothing at the end, also when that is ours: whoever reads on opens
+        the next one. Raises the errors of aiohttp."""
+        try:
+            return await self._content.readany()
+        except _Retired:
+            return b""
+
+    def end(self) -> None:
+        """Wake whoever reads: nothing more comes. aiohttp tells nobody when a session is closed."""
+        self._content.set_exception(_Retired())
+
+
+class _Session:
+    """The official client with one set of credentials. It is closed when nobody is inside any
+    more: aiohttp fails in whatever is under way on a session that is closed."""
+
+    def __init__(self, client: Any, apis: Apis) -> None:
+        self._client = client
+        self._apis = apis
+        self._inside = 0
+        self._streams: set[Stream] = set()
+        self._is_retired = self._is_closed = False
+
+    @asynccontextmanager
+    async def response(self, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Make a request. Raises the errors of aiohttp; ClusterUnavailable on a session that was
+        closed meanwhile."""
+        self._inside += 1
+        try:
+            response = await self._request(call)
+            try:
+                yield response
+            finally:
+                response.close()
+        finally:
+            self._inside -= 1
+            await self._close_if_unused()
+
+    async def _request(self, call: Call) -> aiohttp.ClientResponse:
+        try:
+            return await call(self._apis)
+        except (AssertionError, RuntimeError) as error:
+            # What aiohttp raises where a session is closed under a request.
+            if not self._is_closed:
+                raise
+            raise ClusterUnavailable("the connection was closed") from error
+
+    @asynccontextmanager
+    async def reading(self, response: aiohttp.ClientResponse) -> AsyncIterator[Stream]:
+        """Its body, until it ends or the session is retired."""
+        stream = Stream(response.content)
+        self._streams.add(stream)
+        if self._is_retired:
+            stream.end()
+        try:
+            yield stream
+        finally:
+            self._streams.discard(stream)
+
+    async def retire(self) -> None:
+        """No new request is made: end the streams, and let the other requests come to their end."""
+        self._is_retired = True
+        for stream in self._streams:
+            stream.end()
+        await self._close_if_unused()
+
+    async def _close_if_unused(self) -> None:
+        if self._is_retired and not self._inside:
+            await self.close()
+
+    async def close(self) -> None:
+        """Whatever is under way fails."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._client.close()
+
+
 class Connection:
     """A way to one API server. Credentials that it refuses are read anew.
 
@@ -53,12 +141,12 @@ class Connection:
         self._context = context
         # Its models take half a second to import, or several on a busy machine: only who speaks to
         # a cluster waits for them, and no request does.
-        self._library: tuple[Any, Any] = (
-            import_module("kubernetes.aio.client"),
-            import_module("kubernetes.aio.config"),
-        )
-        self._client: Any = None
-        self._apis: Apis | None = None
+        client = import_module("kubernetes.aio.client")
+        self._library: tuple[Any, Any] = client, import_module("kubernetes.aio.config")
+        # The models are imported with the first class that is asked for.
+        self._apis: tuple[Any, Any] = client.CoreV1Api, client.VersionApi
+        self._session: _Session | None = None
+        self._is_refused = False
         self._lock = asyncio.Lock()
         self._rests_until = 0.0
 
@@ -67,59 +155,62 @@ class Connection:
 
         Raises ClusterUnavailable (Expired) within `timeout_seconds`; ClusterRefused.
         """
-        async with self._as_cluster_errors(), asyncio.timeout(timeout_seconds):
-            for again in (True, False):
-                apis = await self._ready_apis()
-                response = await call(apis)
-                async with response:
-                    body, status = await response.read(), response.status
-                if status == _UNAUTHORIZED and again:
-                    await self._forget(apis)
-                    continue
-                if 200 <= status < 300:
-                    return body
-                raise self._error(status, body, response)
-        raise AssertionError("unreachable")
+        async with (
+            self._as_cluster_errors(),
+            asyncio.timeout(timeout_seconds),
+            self._answer(call) as (_, response),
+        ):
+            return await response.read()
 
     @asynccontextmanager
-    async def stream(
-        self, call: Call, *, timeout_seconds: float
-    ) -> AsyncIterator[aiohttp.StreamReader]:
+    async def stream(self, call: Call, *, timeout_seconds: float) -> AsyncIterator[Stream]:
         """The body of an answer, while it comes. `timeout_seconds` is for its head.
 
         Raises as `send`, at the head; whoever reads gets the errors of aiohttp.
         """
-        async with self._as_cluster_errors(), asyncio.timeout(timeout_seconds):
-            apis = await self._ready_apis()
-            response = await call(apis)
-            if response.status != 200:
-                async with response:
-                    body = await response.read()
-                if response.status == _UNAUTHORIZED:
-                    await self._forget(apis)
-                raise self._error(response.status, body, response)
-        try:
-            yield response.content
-        finally:
-            response.close()
+        async with AsyncExitStack() as stack:
+            async with self._as_cluster_errors(), asyncio.timeout(timeout_seconds):
+                session, response = await stack.enter_async_context(self._answer(call))
+                stream = await stack.enter_async_context(session.reading(response))
+            yield stream
 
     async def close(self) -> None:
-        """Let go of all connections."""
-        await self._forget(self._apis)
+        """Let go of all connections; what is under way fails."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.retire()
+            await session.close()
 
     # How -------------------------------------------------------------------------------
 
-    async def _ready_apis(self) -> Apis:
+    @asynccontextmanager
+    async def _answer(self, call: Call) -> AsyncIterator[tuple[_Session, aiohttp.ClientResponse]]:
+        """A successful one. Where the credentials are refused, those that are read anew have one
+        try."""
+        for again in (True, False):
+            session = await self._ready_session()
+            async with session.response(call) as response:
+                if 200 <= response.status < 300:
+                    self._is_refused = False
+                    yield session, response
+                    return
+                body = await response.read()
+                error = self._error(response.status, body, response)
+            if response.status != _UNAUTHORIZED or not again:
+                raise error
+            await self._forget(session, error)
+
+    async def _ready_session(self) -> _Session:
         """Not before the moment that the server has asked us to wait for."""
         loop = asyncio.get_running_loop()
         if (rest := self._rests_until - loop.time()) > 0:
             await asyncio.sleep(rest)
         async with self._lock:
-            if self._apis is None:
-                self._apis = await self._load()
-            return self._apis
+            if self._session is None:
+                self._session = await self._load()
+            return self._session
 
-    async def _load(self) -> Apis:
+    async def _load(self) -> _Session:
         client, config = self._library
 
         configuration = client.Configuration()
@@ -139,8 +230,9 @@ class Connection:
             TypeError,
         ) as error:
             raise ClusterUnavailable(f"{self._where()}: {error}") from error
-        self._client = client.ApiClient(configuration)
-        return Apis(client.CoreV1Api(self._client), client.VersionApi(self._client))
+        api = client.ApiClient(configuration)
+        core, version = self._apis
+        return _Session(api, Apis(core(api), version(api)))
 
     async def _load_kubeconfig(self, config: Any, configuration: Any) -> None:
         if (missing := await asyncio.to_thread(_missing, self._kubeconfig or "")) is not None:
@@ -157,13 +249,15 @@ class Connection:
             return "no cluster: neither a kubeconfig is named, nor does this run in a pod"
         return f"kubeconfig {self._kubeconfig}"
 
-    async def _forget(self, apis: Apis | None) -> None:
+    async def _forget(self, session: _Session, error: Exception) -> None:
         """Load everything anew next time, unless somebody else has done so meanwhile."""
-        async with self._lock:
-            if apis is None or self._apis is not apis:
-                return
-            client, self._client, self._apis = self._client, None, None
-        await client.close()
+        if self._session is not session:
+            return
+        self._session = None
+        if not self._is_refused:
+            _log.warning("the credentials are read anew", error=str(error))
+        self._is_refused = True
+        await session.retire()
 
     def _error(self, status: int, body: bytes, response: aiohttp.ClientResponse) -> Exception:
         said = _status(body)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import aiohttp
 import msgspec
 
-from dory_orchestrator.cluster.kubernetes.connection import Call, Connection, Expired
+from dory_orchestrator.cluster.kubernetes.connection import Call, Connection, Expired, Stream
 from dory_orchestrator.cluster.kubernetes.objects import (
     Bookmark,
     Metadata,
@@ -53,6 +53,11 @@ class Pace:
 USUAL_PACE = Pace()
 
 
+def _now() -> float:
+    """Seconds on the event loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
 class Source(Generic[K, V]):
     """What to list and to watch, and what becomes of it.
 
@@ -78,7 +83,8 @@ class Source(Generic[K, V]):
 class Reflection(Generic[K, V]):
     """The objects of one source as they are now.
 
-    `version` is how far it has come. `on_change` is called after each step.
+    `version` is how far it has come, `heard_at` when something was heard last, by the loop's
+    clock. `on_change` is called after each step.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class Reflection(Generic[K, V]):
         self._on_change = on_change
         self.objects: dict[K, V] = {}
         self.version = ""
+        self.heard_at = _now()
 
     @property
     def name(self) -> str:
@@ -113,11 +120,13 @@ class Reflection(Generic[K, V]):
     async def read_all(self) -> None:
         """Have everything anew, page by page; a list whose next page has expired begins again,
         without pages. Raises ClusterUnavailable, ClusterRefused."""
+        asked_at = _now()
         try:
             found, version = await self._read_pages(self._pace.page)
         except Expired:
+            asked_at = _now()
             found, version = await self._read_pages(None)
-        self.objects, self.version = found, version
+        self.objects, self.version, self.heard_at = found, version, asked_at
         self._on_change()
 
     async def _read_pages(self, limit: int | None) -> tuple[dict[K, V], str]:
@@ -170,20 +179,21 @@ class Reflection(Generic[K, V]):
             "timeout_seconds": int(_WATCH_SECONDS * random.uniform(1.0, 1.5)),  # noqa: S311
         }
         opened = self._connection.stream(self._call(query), timeout_seconds=_HEAD_SECONDS)
-        async with opened as content:
-            async for lines in self._read(content):
+        async with opened as stream:
+            async for lines in self._read(stream):
                 for line in lines:
                     self._take(line)
+                self.heard_at = _now()
                 self._on_change()
 
-    async def _read(self, content: aiohttp.StreamReader) -> AsyncIterator[list[bytes]]:
+    async def _read(self, stream: Stream) -> AsyncIterator[list[bytes]]:
         """The whole lines that have come. Raises ClusterUnavailable when it breaks, or is silent
         for too long."""
         rest = b""
         while True:
             try:
                 async with asyncio.timeout(self._pace.silence_seconds):
-                    chunk = await content.readany()
+                    chunk = await stream.read()
             except TimeoutError as error:
                 raise ClusterUnavailable(f"a silent watch of {self._source.name}") from error
             except (aiohttp.ClientError, OSError) as error:
