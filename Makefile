@@ -42,7 +42,7 @@ test: setup ## Every test (embedded PostgreSQL included)
 	wait $$others || status=1; cat .others.log; rm -f .others.log; exit $$status
 
 unit: setup ## Fast tests: no database, no network, no waiting
-	.venv/bin/pytest tests/core tests/loops tests/api tests/test_logs.py -m 'not real' --timeout=2
+	.venv/bin/pytest tests/core tests/loops tests/api tests/test_logs.py -m 'not real'
 
 acceptance: setup ## The real service: things killed and frozen
 	.venv/bin/pytest tests/acceptance

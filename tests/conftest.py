@@ -1,6 +1,8 @@
 """Databases for tests: a real PostgreSQL, started once, and a fresh database for each test."""
 
 import asyncio
+import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -13,15 +15,13 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
+from tests import skips
 
 from dory_orchestrator.store.embedded import EmbeddedPostgres
 from dory_orchestrator.store.migrate import upgrade
 
 _TEMPLATE = "dory_template"
-_DATABASE_FIXTURES = {
-    *("postgres", "own_postgres", "database_url", "empty_database_url", "new_database_url")
-}
-_DATABASE_TIMEOUT_SECONDS = 60
 _numbers = count(1)
 
 
@@ -32,19 +32,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # How long an example takes says more of the machine than of the code.
+    settings.register_profile(
+        "unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    )
+    settings.load_profile("unhurried")
+    if config.getoption("hypothesis_seed") is None:
+        config.option.hypothesis_seed = str(secrets.randbits(32))
+    _keep_sigint()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"the same examples again: --hypothesis-seed={config.getoption('hypothesis_seed')}"
+
+
+def _keep_sigint() -> None:
     """A shell without job control starts what runs in the background with SIGINT ignored, and
     every child of the tests would inherit that: those that are to end by it never would."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test of a session pays for the start of the server."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test may ask for more time than all have, not for less: what hangs is found either way."""
+    least = float(config.getoption("timeout") or config.getini("timeout") or 0)
     for item in items:
-        uses_database = _DATABASE_FIXTURES & set(getattr(item, "fixturenames", ()))
-        if uses_database and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(_DATABASE_TIMEOUT_SECONDS))
+        marker = item.get_closest_marker("timeout")
+        if marker is not None and marker.args[0] < least:
+            item.add_marker(pytest.mark.timeout(least), append=False)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _note_if_skipped(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note_if_skipped(report)
+
+
+def _note_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """For `.ci/run`, which holds what is skipped against the reviewed list."""
+    file = os.environ.get(skips.VARIABLE)
+    if file and report.skipped and isinstance(report.longrepr, tuple):
+        skips.note(file, report.nodeid, report.longrepr[2].removeprefix("Skipped: "))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import termios
 import time
 from collections.abc import Sequence
 
+from tests.patience import patient
+
 _LIMIT_SECONDS = 15.0
 # Ctrl-C goes to whom the terminal belongs.
 _OWN_TERMINAL = """
@@ -51,7 +53,7 @@ class OnTerminal:
             while time.monotonic() < end:
                 self._read()
         self._process.kill()
-        self.code = self._process.wait(timeout=10)
+        self.code = self._process.wait(timeout=patient(10))
         os.close(self._primary)
 
     def resize(self, columns: int, rows: int) -> None:

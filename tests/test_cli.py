@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.patience import patient
 from tests.test_settings import SAMPLES
 
 from dory_orchestrator import __version__
@@ -40,7 +41,7 @@ def test_version(arguments: list[str]) -> None:
 
 def test_version_as_a_module() -> None:
     command = [sys.executable, "-m", "dory_orchestrator.cli", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patient(10), check=True)
     assert done.stdout == f"dory-orchestrator {__version__}\n"
     assert done.stderr == ""
 

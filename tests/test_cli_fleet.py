@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from structlog.testing import capture_logs
 from tests.contract.fleet_worlds import MemoryFleet
 from tests.doubles import MemoryStore
+from tests.patience import patient
 
 from dory_orchestrator.api.asking import AskingApi
 from dory_orchestrator.api.auth import Tokens
@@ -383,7 +384,7 @@ class Following:
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(2)
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=patient(10))
         self.code = self._process.returncode
 
     def reason(self) -> str:
@@ -683,7 +684,7 @@ def _on_a_terminal(service: Service, columns: int, *arguments: str) -> str:
         while piece := os.read(primary, 65_536):
             shown += piece
     os.close(primary)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=patient(10)) == 0
     return shown.decode()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from tests.cli_docs import FILE, PROGRAM, commands, examples, page
+from tests.patience import patient
 from tests.test_cli import call
 from tests.test_cli_fleet import Service
 
@@ -122,7 +123,9 @@ def complete(url: str, *words: str, shell: str = "bash") -> list[str]:
         "COMP_WORDS": shlex.join((PROGRAM, *words)),
         "COMP_CWORD": str(len(words)),
     }
-    done = subprocess.run([INSTALLED], env=environ, capture_output=True, text=True, timeout=10)
+    done = subprocess.run(
+        [INSTALLED], env=environ, capture_output=True, text=True, timeout=patient(10)
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 

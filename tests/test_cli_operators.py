@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 import yaml
 from structlog.testing import capture_logs
+from tests.patience import patient
 from tests.terminal import OnTerminal
 from tests.test_cli_fleet import COMMAND, Service, lines, now
 
@@ -264,7 +265,7 @@ class Watching:
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(2)
-        self.rest = self._process.communicate(timeout=10)[0]
+        self.rest = self._process.communicate(timeout=patient(10))[0]
         self.code = self._process.returncode
 
     def line(self) -> str:

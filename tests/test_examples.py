@@ -15,6 +15,7 @@ import pytest
 import yaml
 from aiohttp import web
 from tests.acceptance.real import clean_environment, eventually, free_port
+from tests.patience import patient
 
 from dory_orchestrator.core.fleet import Table
 from dory_orchestrator.core.runtime_config import read
@@ -83,7 +84,7 @@ class Pod:
         return bool((await self.state())["count"] > least)
 
     async def ended(self) -> int:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             return await self.process.wait()
 
 
@@ -140,7 +141,9 @@ async def running(
         )
     pod = Pod(process, port, log)
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as pod.http:
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=patient(5))
+        ) as pod.http:
             await eventually(pod.is_ready)
             yield pod
     finally:

@@ -19,6 +19,7 @@ import structlog
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from tests.patience import patient
 from tests.tracing_double import KeepingTracer, ids, said, seconds
 
 from dory_orchestrator import logs
@@ -364,6 +365,6 @@ def _without_the_extra(folder: Path, *arguments: str) -> "subprocess.CompletedPr
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=patient(30),
         cwd=folder,
     )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 from tests.acceptance.test_fleet import Fleet
+from tests.patience import patient
 
 _LOOK_SECONDS = 0.25
 _PER_SECOND = 10.0
@@ -58,7 +59,7 @@ class History:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _look(self) -> None:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(patient(2)):
             rows = await self.fleet.rows()
         await asyncio.gather(*(self._look_at(row) for row in rows.values()))
 
@@ -66,7 +67,7 @@ class History:
         if row["state"] != "running" or row["pod_ip"] is None:
             return
         with suppress(aiohttp.ClientError, TimeoutError, AssertionError, OSError):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(patient(1)):
                 count = (await self.fleet.state(row))["count"]
             found = Seen(row["pod_uid"], row["epoch"], row["restart_count"], count)
             self.seen[row["id"]].append(found)

@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 
 import aiohttp
 import psutil
+from tests.patience import patient
 
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.cluster.local.states import state_file
@@ -30,7 +31,7 @@ async def eventually(
     condition: Callable[[], Any], limit_seconds: float = 15.0, every_seconds: float = 0.05
 ) -> Any:
     """Wait until `condition()` (sync, or a coroutine) is true; returns what it returned."""
-    async with asyncio.timeout(limit_seconds):
+    async with asyncio.timeout(patient(limit_seconds)):
         while True:
             found = condition()
             if asyncio.iscoroutine(found):
@@ -108,7 +109,7 @@ class RealService:
 
     async def ended(self, limit_seconds: float = 10.0) -> int:
         """Wait for its end; the exit code."""
-        async with asyncio.timeout(limit_seconds):
+        async with asyncio.timeout(patient(limit_seconds)):
             return await self.process.wait()
 
     async def connect(self, *texts: str) -> asyncio.StreamWriter:
@@ -141,7 +142,7 @@ async def running(
                 env=clean_environment() | {"DORY_LOG_LEVEL": "debug"} | (environment or {}),
             )
         service = RealService(process, log)
-        timeout = aiohttp.ClientTimeout(total=10)
+        timeout = aiohttp.ClientTimeout(total=patient(10))
         async with aiohttp.ClientSession(timeout=timeout) as service.http:
             try:
                 if ready:
@@ -163,7 +164,7 @@ async def _end(service: RealService) -> None:
     if service.process.returncode is None:
         service.signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(12):
+            async with asyncio.timeout(patient(12)):
                 await service.process.wait()
         except TimeoutError:
             service.process.kill()

@@ -13,6 +13,7 @@ from uuid import UUID
 import psutil
 import pytest
 from tests.acceptance.real import COMMAND, clean_environment, eventually, is_gone
+from tests.patience import patient
 
 from dory_orchestrator.app.demo_fleet import cast
 from dory_orchestrator.app.demo_judge import Observed, Reading, Trip, allowed_loss, judge, rate_of
@@ -215,7 +216,7 @@ async def show(tmp_path: Path, *arguments: str) -> AsyncIterator[Show]:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
             try:
-                async with asyncio.timeout(40):
+                async with asyncio.timeout(patient(40)):
                     await process.wait()
             except TimeoutError:
                 process.kill()
@@ -226,7 +227,7 @@ async def show(tmp_path: Path, *arguments: str) -> AsyncIterator[Show]:
 async def test_a_node_dies_and_its_state_goes_to_the_cloud_and_home(tmp_path):
     async with show(tmp_path) as demo:
         await eventually(lambda: demo.says("KILL"), RUN_SECONDS)
-        async with asyncio.timeout(RUN_SECONDS):
+        async with asyncio.timeout(patient(RUN_SECONDS)):
             code = await demo.process.wait()
         text = demo.output()
         assert code == 0, text
@@ -282,7 +283,7 @@ async def test_ctrl_c_leaves_nothing_behind(tmp_path, moment):
     async with show(tmp_path, "--edge-node", "edge-2") as demo:
         await eventually(lambda: demo.says(moment), 60)
         demo.process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(patient(40)):
             assert await demo.process.wait() == 130, demo.output()
         assert demo.left_over() == []
         assert "interrupted" in demo.output().splitlines()[-1]
@@ -294,7 +295,7 @@ async def test_an_orchestrator_that_dies_is_a_failure_and_leaves_nothing_behind(
         await eventually(lambda: demo.says("Before:"), 60)
         (dev,) = (p for p in psutil.Process(demo.process.pid).children() if "dev" in p.cmdline())
         dev.kill()
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(patient(40)):
             assert await demo.process.wait() == 1, demo.output()
         assert demo.left_over() == []
         last = demo.output().splitlines()[-1]
@@ -314,7 +315,7 @@ async def test_when_nobody_listens_any_more_it_clears_away(tmp_path):
     os.close(write_end)
     with os.fdopen(read_end) as heard:
         await asyncio.to_thread(lambda: next(line for line in heard if "setting" in line))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(patient(60)):
         _, err = await process.communicate()
     assert (process.returncode, err) == (1, b"")
     assert list(tmp_path.iterdir()) == []
@@ -322,7 +323,7 @@ async def test_when_nobody_listens_any_more_it_clears_away(tmp_path):
 
 async def test_a_node_without_a_counter_is_refused_at_once(tmp_path):
     async with show(tmp_path, "--edge-node", "cloud-1") as demo:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             assert await demo.process.wait() == 2
         assert "no edge node cloud-1 with a counter (there is: edge-1, edge-2)" in demo.output()
         assert demo.left_over() == []

@@ -21,6 +21,7 @@ from tests.acceptance.real import (
     running,
 )
 from tests.contract.worlds import connected
+from tests.patience import patient
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -123,7 +124,7 @@ async def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
         stderr=asyncio.subprocess.PIPE,
         env=clean_environment() | environment,
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patient(30)):
         out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()

@@ -43,6 +43,7 @@ from tests.e2e.test_cluster import (
 )
 from tests.kube.api_server import ApiServer
 from tests.kube.control_plane import ControlPlane
+from tests.patience import patient
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -223,7 +224,7 @@ async def test_the_story_goes_as_it_is_told(tmp_path):
     )
     assert kube.stdout is not None
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(patient(40)):
             told = (await kube.stdout.readuntil(b"Ctrl-C")).decode()
         run_words, *story = commands_of(told)
         exported = dict(line.split("=", 1) for line in re.findall(r"export (.*)", told))

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from tests.acceptance.real import HEARTBEAT, RealService, add_edge_processor, eventually, run_on
 from tests.contract.worlds import connected
+from tests.patience import patient
 
 from dory_orchestrator.store.embedded import EmbeddedPostgres
 from dory_orchestrator.store.migrate import upgrade
@@ -42,7 +43,7 @@ class Load:
         self.failures: list[str] = []
 
     async def run(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=10)
+        timeout = aiohttp.ClientTimeout(total=patient(10))
         async with aiohttp.ClientSession(timeout=timeout) as http, asyncio.TaskGroup() as group:
             for processor in self.processors:
                 group.create_task(self._beat(http, processor))
@@ -359,7 +360,7 @@ async def test_one_connection_is_kept_for_a_client_that_beats_every_15_seconds(d
             writer.write(
                 b"POST /api/v1/edge/heartbeat HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
             )
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(patient(2)):
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)

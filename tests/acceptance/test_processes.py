@@ -26,6 +26,7 @@ from tests.acceptance.real import (
     running,
 )
 from tests.contract.worlds import connected
+from tests.patience import patient
 
 from dory_orchestrator.store.embedded import EmbeddedPostgres
 from dory_orchestrator.store.migrate import upgrade
@@ -51,7 +52,7 @@ class Fleet:
 
     @asynccontextmanager
     async def beating(self) -> AsyncIterator[None]:
-        timeout = aiohttp.ClientTimeout(total=10)
+        timeout = aiohttp.ClientTimeout(total=patient(10))
         async with aiohttp.ClientSession(timeout=timeout) as http:
             tasks = [asyncio.create_task(self._beat(http, key)) for key in self._processors]
             try:

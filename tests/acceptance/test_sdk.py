@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from tests.acceptance.real import add_edge_processor, clean_environment, eventually, run_on
 from tests.contract.worlds import connected
+from tests.patience import patient
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -54,13 +55,13 @@ class Client:
 
     async def said(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(patient(15)):
             line = await self._process.stdout.readline()
         said: dict[str, Any] = json.loads(line)
         return said
 
     async def until(self, **wanted: object) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(patient(15)):
             while not wanted.items() <= (await self.said()).items():
                 pass
 

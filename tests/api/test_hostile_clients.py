@@ -24,6 +24,7 @@ import psutil
 import pytest
 import uvloop
 from tests.doubles import MemoryStore, Processor
+from tests.patience import patient
 
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
@@ -61,7 +62,7 @@ def chunked_beat(*chunks: bytes) -> bytes:
 
 async def eventually(condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
     """Wait until the condition holds."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(patient(seconds)):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -104,14 +105,14 @@ class Client:
     async def send_without_end(self, piece: bytes, pause_seconds: float = 0.0) -> None:
         """Until the other side does not want it any more."""
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout(patient(WAIT_SECONDS)):
                 while not self.writer.is_closing():
                     await self.send(piece)
                     await asyncio.sleep(pause_seconds)
 
     async def answer(self) -> Answer:
         """The next answer. Raises IncompleteReadError, ConnectionError when there is none."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(patient(WAIT_SECONDS)):
             head = await self.reader.readuntil(b"\r\n\r\n")
             status_line, *lines = head.decode("latin-1").rstrip().split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in lines)
@@ -126,7 +127,7 @@ class Client:
         """Everything until the connection ends; proves that it ends."""
         read = b""
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(WAIT_SECONDS):
+            async with asyncio.timeout(patient(WAIT_SECONDS)):
                 while piece := await self.reader.read(65_536):
                     read += piece
         return read
@@ -559,7 +560,7 @@ class TestClientsThatDoNotRead:
         connection = await site.accepted(client)
         sending = asyncio.create_task(client.send_without_end(METRICS * 20))
         largest = longest = 0
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(patient(WAIT_SECONDS)):
             while site.connection(client) is not None:
                 largest = max(largest, connection.transport.get_write_buffer_size())
                 longest = max(longest, len(connection.pipeline))
@@ -591,7 +592,7 @@ class TestClientsThatDoNotRead:
 
     async def _fill(self, client: Client, connection: Any) -> None:
         """Until some of an answer waits in the server's own memory."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(patient(WAIT_SECONDS)):
             while not connection.transport.get_write_buffer_size():
                 answered = connection.server_state.total_requests
                 await client.send(METRICS)

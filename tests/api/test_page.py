@@ -16,6 +16,7 @@ import pytest
 from tests.api.conftest import Service
 from tests.contract.fleet_worlds import MemoryFleet
 from tests.leader_double import ONE, a_leader
+from tests.patience import patient
 
 from dory_orchestrator.api.page.decisions import DECISIONS
 from dory_orchestrator.api.page.live import LOOK_SECONDS, VIEWERS_MAX, event
@@ -679,7 +680,7 @@ class Stream:
 
     async def until(self, text: str, limit_seconds: float = 5.0) -> None:
         """Wait until this was read; what was read before is forgotten."""
-        async with asyncio.timeout(limit_seconds):
+        async with asyncio.timeout(patient(limit_seconds)):
             while text not in self.text:
                 self.came.clear()
                 await self.came.wait()
@@ -712,7 +713,7 @@ async def streaming(service: Service) -> AsyncIterator[Stream]:
     finally:
         stream.left.set()
         stream.reads.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             await stream.running
 
 
@@ -826,7 +827,7 @@ class TestStream:
             await stream.until("event: moves")
             service.page.close()
             assert stream.running is not None
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(patient(1)):
                 await asyncio.shield(stream.running)
         async with streaming(service) as refused:
             assert refused.status == 503
@@ -838,7 +839,7 @@ class TestStream:
             await stream.until("event: moves")
             service.views.nodes = [object()]
             assert stream.running is not None
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(patient(5)):
                 await asyncio.shield(stream.running)
         service.views.nodes = []
         async with streaming(service) as stream:

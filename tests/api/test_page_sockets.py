@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from tests.contract.fleet_worlds import MemoryFleet
+from tests.patience import patient
 
 from dory_orchestrator.api.health import Health
 from dory_orchestrator.api.page.handlers import Page
@@ -42,7 +43,7 @@ async def served(fleet: MemoryFleet) -> AsyncIterator[tuple[Page, int, Callable[
         yield page, sock.getsockname()[1], end
     finally:
         end()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(patient(2)):
             await serving
         sock.close()
 
@@ -57,7 +58,7 @@ def connected(port: int) -> socket.socket:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(patient(15)):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -68,7 +69,7 @@ async def test_the_service_ends_at_once_whoever_looks():
         writer.write(b"GET /live HTTP/1.1\r\nHost: page\r\n\r\n")
         await reader.readuntil(b"event: moves")
         end()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(patient(1)):
             assert (await reader.read()).endswith(b"0\r\n\r\n")
         writer.close()
         await until(lambda: page.pictures.viewers == 0)

@@ -11,6 +11,7 @@ from uuid import UUID
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
+from tests.patience import patient
 from tests.views_double import MemoryViews
 
 from dory_orchestrator.api.auth import Tokens
@@ -69,16 +70,16 @@ async def site() -> AsyncIterator[Site]:
     server = make_server(app, shared=shared, keep_alive_seconds=75)
     sock = listen("127.0.0.1", 0)
     serving = asyncio.create_task(server.serve(sockets=[sock]))
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=8)) as http:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=patient(8))) as http:
         yield Site(url_of(sock), views, fleet, server, shared, http)
     fleet.streams.close()
     server.should_exit = True
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         await serving
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -198,7 +199,7 @@ class TestFollowing:
             async with site.follow() as answer:
                 return bool(answer.status == 200)
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             while not await is_let_in():
                 await asyncio.sleep(0.01)
         for answer in answers:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.browser.fleet import CHROMIUM, TOKEN, Fleet, running
+from tests.patience import patient
 
 _WRONG = ("error", "warning", "assert")
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=patient(15_000))
 
 
 @pytest.fixture(scope="module")

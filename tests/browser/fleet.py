@@ -15,6 +15,7 @@ from urllib.request import urlopen
 
 from tests.acceptance.real import COMMAND, clean_environment, clear
 from tests.acceptance.test_fleet import EXAMPLES
+from tests.patience import patient
 
 CHROMIUM = Path("/usr/bin/chromium")
 TOKEN = "operators-know-this"
@@ -38,7 +39,7 @@ class Fleet:
 
     def get(self, path: str) -> Any:
         """What the fleet API answers."""
-        with urlopen(self.url + path, timeout=5) as answer:
+        with urlopen(self.url + path, timeout=patient(5)) as answer:
             return json.load(answer)
 
     def processors(self) -> dict[str, dict[str, Any]]:
@@ -58,7 +59,9 @@ class Fleet:
     def hurt(self, command: str, target: str) -> None:
         """`crash-node`, `crash-pod` and the like."""
         call = [*COMMAND, "local", command, target, "--data-dir", str(self.data_dir)]
-        subprocess.run(call, check=True, capture_output=True, env=clean_environment(), timeout=20)
+        subprocess.run(
+            call, check=True, capture_output=True, env=clean_environment(), timeout=patient(20)
+        )
 
     def stop(self) -> float:
         """End it in order; how many seconds that took."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, expect, sync_playwright
 from tests.browser.fleet import CHROMIUM, Fleet, running
+from tests.patience import patient
 
 _IMAGES = Path(__file__).parents[2] / "docs" / "images"
 _BYTES_MAX = 150_000
@@ -47,8 +48,10 @@ def main() -> int:
 def _take(browser: Browser, fleet: Fleet, name: str, options: dict[str, Any]) -> int:
     page = browser.new_page(**options)
     page.goto(fleet.url)
-    expect(page.locator("#moves tbody tr")).to_have_count(3, timeout=40_000)
-    expect(page.locator("#sentence")).to_contain_text("All 8 processors run.", timeout=40_000)
+    expect(page.locator("#moves tbody tr")).to_have_count(3, timeout=patient(40_000))
+    expect(page.locator("#sentence")).to_contain_text(
+        "All 8 processors run.", timeout=patient(40_000)
+    )
     expect(page.locator(".word")).to_have_count(0)
     picture = _compressed(page.screenshot(full_page=True))
     (_IMAGES / name).write_bytes(picture)

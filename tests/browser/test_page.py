@@ -8,6 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
 from tests.browser.fleet import TOKEN, Fleet, wait_for
+from tests.patience import patient
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(90)]
 
@@ -165,7 +166,7 @@ def test_a_dead_pod_shows_without_a_reload(open_tab, fleet: Fleet) -> None:
     fleet.hurt("crash-pod", victim["pod_name"])
     expect(row.locator(".word")).to_be_visible()
     expect(page.locator("#sentence")).to_contain_text("7 of 8 processors run")
-    expect(row.locator(".word")).to_have_count(0, timeout=30_000)
+    expect(row.locator(".word")).to_have_count(0, timeout=patient(30_000))
 
 
 def test_a_dead_node_shows_without_a_reload(open_tab, fleet: Fleet) -> None:
@@ -176,7 +177,7 @@ def test_a_dead_node_shows_without_a_reload(open_tab, fleet: Fleet) -> None:
     expect(page.locator("#sentence")).to_contain_text("suspect: edge-1")
     expect(page.locator("#sentence")).to_contain_text(
         re.compile(r"All 8 processors run\. 1 edge node is dead: edge-1\. 3 live away from home"),
-        timeout=30_000,
+        timeout=patient(30_000),
     )
     rows = page.locator("#moves tbody tr")
     expect(rows).to_have_count(3)
@@ -262,7 +263,9 @@ def test_a_stream_that_breaks_and_comes_back(open_tab, fleet: Fleet) -> None:
     live(page)
     fleet.signal_api(signal.SIGKILL)
     expect(page.locator("#stream")).to_contain_text("The connection broke at")
-    expect(page.locator("#stream")).to_contain_text("The connection is back", timeout=30_000)
+    expect(page.locator("#stream")).to_contain_text(
+        "The connection is back", timeout=patient(30_000)
+    )
     expect(page.locator("#sentence")).to_contain_text("All 8 processors run.")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import psutil
 from tests.contract.cluster_worlds import QUICK
+from tests.patience import patient
 
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.cluster.local.leftovers import MARK
@@ -74,7 +75,7 @@ def marked_processes(data_dir: Path) -> list[psutil.Process]:
 
 async def eventually(condition: Callable[[], Any], limit_seconds: float = 8.0) -> Any:
     """Wait until `condition()` (sync, or a coroutine) is true; returns what it returned."""
-    async with asyncio.timeout(limit_seconds):
+    async with asyncio.timeout(patient(limit_seconds)):
         while True:
             found = condition()
             if asyncio.iscoroutine(found):
@@ -84,8 +85,17 @@ async def eventually(condition: Callable[[], Any], limit_seconds: float = 8.0) -
             await asyncio.sleep(0.02)
 
 
-async def answer(address: str | None, path: str = "/ready", timeout_seconds: float = 0.5) -> str:
-    """How a pod answers: the status, `silent`, or `refused`."""
+async def answer(address: str | None, path: str = "/ready") -> str:
+    """How a pod answers: the status, or `refused`."""
+    return await _answer(address, path, patient(0.5))
+
+
+async def is_silent(address: str | None) -> bool:
+    """Whether a pod lets whoever asks it wait, for a moment."""
+    return await _answer(address, "/ready", 0.5) == "silent"
+
+
+async def _answer(address: str | None, path: str, timeout_seconds: float) -> str:
     limit = aiohttp.ClientTimeout(total=timeout_seconds)
     async with aiohttp.ClientSession(timeout=limit) as session:
         try:

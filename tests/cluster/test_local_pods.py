@@ -209,18 +209,21 @@ async def test_what_does_not_start_or_live_is_restarted(cluster):
 
 
 async def test_a_hung_pod_holds_up_nobody_and_is_killed_after_its_grace(machines, cluster):
-    hung, other = a_spec(grace_seconds=1), a_spec()
-    hung_pod, other_pod = await ready(cluster, hung, other)
-    process_of(machines, hung_pod).send_signal(signal.SIGSTOP)
+    hung, patient_one, other = a_spec(grace_seconds=1), a_spec(grace_seconds=3_600), a_spec()
+    *hung_pods, other_pod = await ready(cluster, hung, patient_one, other)
+    for pod in hung_pods:
+        process_of(machines, pod).send_signal(signal.SIGSTOP)
     async with watching(cluster) as seen:
         began = time.monotonic()
-        await cluster.delete_pod(hung_pod)
-        await seen.pod(hung.name, terminating=True, ready=False)
+        for pod in hung_pods:
+            await cluster.delete_pod(pod)
+            await seen.pod(pod.name, terminating=True, ready=False)
         await cluster.delete_pod(other_pod)
-        await seen.gone(other.name, limit_seconds=1)
-        await seen.gone(hung.name)
-        assert 1 < time.monotonic() - began < 5
-    assert not machines.pods()
+        await seen.gone(other.name, hung.name)
+        assert time.monotonic() - began > 1
+        assert (await seen.pod(patient_one.name)).terminating
+        await cluster.delete_pod(hung_pods[1], force=True)
+    await eventually(lambda: not machines.pods())
 
 
 async def test_nothing_of_a_pod_outlives_it(machines, cluster):
@@ -252,13 +255,13 @@ async def test_the_hook_comes_before_the_signal(machines, cluster):
 
 
 async def test_force_takes_it_away_at_once(machines, cluster):
-    deaf = program("signal.signal(signal.SIGTERM, signal.SIG_IGN); serve()", grace_seconds=60)
+    deaf = program("signal.signal(signal.SIGTERM, signal.SIG_IGN); serve()", grace_seconds=3_600)
     (pod,) = await ready(cluster, deaf)
     await cluster.delete_pod(pod)
     await cluster.delete_pod(pod, force=True)
     with pytest.raises(ClusterRefused):
         await cluster.delete_pod(pod)
-    await eventually(lambda: not machines.pods(), limit_seconds=2)
+    await eventually(lambda: not machines.pods())
 
 
 async def test_its_address_is_its_own(cluster):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.machine import answer, eventually
-from tests.contract.cluster_worlds import QUICK, a_node, a_spec, watching
+from tests.contract.cluster_worlds import QUICK, a_node, a_spec, version_of, watching
+from tests.patience import patient
 
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.cluster.local.messages import Timing
@@ -46,7 +47,7 @@ async def test_a_second_orchestrator_finds_the_same_pods(machines, cluster):
 async def test_those_who_start_it_at_once_share_it(machines):
     clusters = await asyncio.gather(*(machines.start() for _ in range(3)))
     await clusters[0].declare_nodes([a_node("a")])
-    assert len({await cluster.version() for cluster in clusters}) == 1
+    assert len({await version_of(cluster) for cluster in clusters}) == 1
 
 
 async def test_after_it_was_killed_nothing_is_left_over(machines, cluster):
@@ -108,10 +109,10 @@ async def test_a_pod_that_will_not_end_does_not_keep_it(machines):
     cluster = await machines.start(timing=Timing(stop_seconds=1))
     await cluster.declare_nodes([a_node("a")])
     await cluster.create_pod(
-        a_spec(command=("sh", "-c", "trap '' TERM; sleep 600"), args=(), grace_seconds=300)
+        a_spec(command=("sh", "-c", "trap '' TERM; sleep 600"), args=(), grace_seconds=3_600)
     )
     await eventually(machines.pods)
-    async with asyncio.timeout(6):
+    async with asyncio.timeout(patient(6)):
         await cluster.stop()
     assert not machines.pods()
 
@@ -176,7 +177,7 @@ async def test_one_that_does_not_come_up_says_why(machines, cluster):
     with pytest.raises(ClusterUnavailable, match="another process holds"):
         await start(machines.folder / "data", QUICK)
     (machines.folder / "aside").rename(Places(machines.folder / "data").whereabouts_file)
-    assert await cluster.version()
+    assert await version_of(cluster)
 
 
 async def test_what_never_ran_can_be_stopped(machines):

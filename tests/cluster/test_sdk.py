@@ -19,6 +19,7 @@ class Counter(BaseProcessor):
     counted = stateful(0)
 
     async def run(self):
+        print("begins with", self.counted, flush=True)
         async for _ in self.run_loop(interval=0.05):
             self.counted += 1
 
@@ -61,9 +62,12 @@ async def test_state_is_saved_at_the_end_and_restored_at_the_next_begin(cluster)
             assert await counted(pod.address) >= saved
 
             # A crash saves nothing: what was saved last counts once more.
+            await eventually(lambda: _above(pod.address, saved + 1))
             await cluster.crash_pod(spec.name)
-            pod = await seen.pod(spec.name, ready=True, restart_count=1)
-            assert saved <= await counted(pod.address) <= saved + 20
+            await seen.pod(spec.name, ready=True, restart_count=1)
+            log = (await cluster.log_path(spec.name)).read_text().splitlines()
+            began = [line for line in log if line.startswith("begins with")]
+            assert began[-1] == f"begins with {saved}"
     finally:
         forget_states([key])
 

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from tests.cluster_double import MemoryCluster
 from tests.kube.api_server import ApiServer
 from tests.kube.control_plane import ControlPlane
+from tests.patience import patient
 
 from dory_orchestrator.cluster.kubernetes.client import KubernetesCluster
 from dory_orchestrator.cluster.kubernetes.connection import Connection
@@ -41,7 +42,7 @@ QUICK = Timing(
 AROUND = Surroundings(
     orchestrator_url="http://dory-orchestrator.dory-system:8080", service_account="dory-processor"
 )
-QUICK_PACE = Pace(patience_seconds=1.0)
+QUICK_PACE = Pace(patience_seconds=patient(1.0))
 
 PROGRAM = r"""
 import os, socket
@@ -236,7 +237,7 @@ class Watcher:
     ) -> Any:
         """Wait for a picture that fulfils it; returns what it returned."""
         try:
-            async with asyncio.timeout(limit_seconds):
+            async with asyncio.timeout(patient(limit_seconds)):
                 while not (found := condition(self.now)):
                     self._event.clear()
                     await self._event.wait()
@@ -279,6 +280,16 @@ async def watching(cluster: Cluster) -> AsyncIterator[Watcher]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def version_of(cluster: Cluster) -> str:
+    """What it says that it is. It has little time to: who waits for its health asks again, too."""
+    async with asyncio.timeout(patient(2)):
+        while True:
+            try:
+                return await cluster.version()
+            except ClusterUnavailable:
+                await asyncio.sleep(0.05)
 
 
 def forget_states(keys: Iterable[UUID]) -> None:

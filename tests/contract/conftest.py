@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.contract.worlds import MemoryWorld, PostgresWorld, World, connected
+from tests.patience import patient
 
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import Lease
@@ -16,7 +17,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield MemoryWorld()
         return
     url = request.getfixturevalue("database_url")
-    store = PostgresStore(url, metrics=Metrics(), pool_size=3, timeout_seconds=5)
+    store = PostgresStore(url, metrics=Metrics(), pool_size=3, timeout_seconds=patient(5))
     async with connected(url) as connection:
         yield PostgresWorld(store, connection)
     await store.close()

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.checkpoints_double import MemoryCheckpointStore
 from tests.contract.worlds import MemoryWorld, PostgresWorld, a_pod, connected, create
+from tests.patience import patient
 
 from dory_orchestrator.core.checkpoint import Document, Incarnation, payload_of, sha256_of
 from dory_orchestrator.core.plan import Forget, GuardVerdict, Reason, Record
@@ -25,7 +26,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
         yield world
         return
     url = request.getfixturevalue("database_url")
-    store = PostgresStore(url, metrics=Metrics(), pool_size=3, timeout_seconds=5)
+    store = PostgresStore(url, metrics=Metrics(), pool_size=3, timeout_seconds=patient(5))
     async with connected(url) as connection:
         yield PostgresWorld(store, connection)
     await store.close()

@@ -21,6 +21,7 @@ from tests.contract.cluster_worlds import (
     forget_states,
     kubernetes_world,
     said_of,
+    version_of,
     watching,
 )
 
@@ -87,7 +88,7 @@ async def refusal(work: Coroutine[Any, Any, Any]) -> Refusal:
 
 
 async def test_it_says_what_it_is(world):
-    assert await world.cluster.version()
+    assert await version_of(world.cluster)
 
 
 async def test_a_pod_gets_a_place_and_becomes_ready(world):

@@ -4,12 +4,15 @@ import asyncio
 
 import pytest
 from tests.contract.worlds import a_pod, adopt, create, delete, failure, forget, owner_of
+from tests.patience import patient
 
 from dory_orchestrator.core.plan import Finding, GuardVerdict, Reason, Record
 from dory_orchestrator.ports import Event, Lease, LeaseLost, NodeSummary
 
-SHORT = 0.15
-LONG = 60.0
+MOMENT = 0.15
+SHORT = patient(0.15)
+"""Long enough for one more call."""
+LONG = patient(60.0)
 
 
 async def test_one_holds_it_and_renewing_keeps_the_term(world):
@@ -37,14 +40,14 @@ def _before(holder: str) -> str:
 async def test_a_renewal_lengthens_it(world):
     term = await world.store.hold_lease("a", None, SHORT)
     assert await world.store.hold_lease("a", term, LONG) == term
-    await asyncio.sleep(1.5 * SHORT)
+    await asyncio.sleep(1.1 * SHORT)
     assert await world.store.hold_lease("b", None, LONG) is None
     assert await world.store.hold_lease("a", term, LONG) == term
 
 
 async def test_a_lease_that_ended_is_a_new_one_also_for_its_holder(world):
-    term = await world.store.hold_lease("a", None, SHORT)
-    await asyncio.sleep(1.5 * SHORT)
+    term = await world.store.hold_lease("a", None, MOMENT)
+    await asyncio.sleep(1.5 * MOMENT)
     assert await world.store.hold_lease("a", term, LONG) == term + 1
 
 
@@ -60,7 +63,7 @@ async def test_a_holder_that_restarts_takes_over_at_once_in_a_new_term(world):
 async def test_another_waits_for_its_end(world):
     term = await world.store.hold_lease("a", None, SHORT)
     assert await world.store.hold_lease("b", None, LONG) is None
-    await asyncio.sleep(1.5 * SHORT)
+    await asyncio.sleep(1.1 * SHORT)
     assert await world.store.hold_lease("b", None, LONG) == term + 1
     assert await world.store.hold_lease("a", term, LONG) is None
 
@@ -84,7 +87,7 @@ async def test_of_many_at_once_one_gets_it(world):
 @pytest.mark.parametrize("loss", ["released", "ended", "taken", "restarted"])
 async def test_who_does_not_hold_it_writes_nothing(world, loss):
     key = await world.desire()
-    seconds = SHORT if loss in ("ended", "taken") else LONG
+    seconds = MOMENT if loss in ("ended", "taken") else LONG
     term = await world.store.hold_lease("a", None, seconds)
     old = Lease("a", term)
     if loss == "released":
@@ -92,7 +95,7 @@ async def test_who_does_not_hold_it_writes_nothing(world, loss):
     elif loss == "restarted":
         await world.store.hold_lease("a", None, LONG)
     else:
-        await asyncio.sleep(1.5 * SHORT)
+        await asyncio.sleep(1.5 * MOMENT)
     if loss == "taken":
         await world.store.hold_lease("b", None, LONG)
 

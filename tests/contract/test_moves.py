@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from tests.contract.worlds import a_pod, create, delete, forget, owner_of
+from tests.patience import patient
 
 from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
 from dory_orchestrator.core.model import MoveKind
@@ -87,7 +88,7 @@ async def test_a_heartbeat_in_between_refuses_it(world, lease):
     home, key, pod = await at_home(world, lease)
     begun = await start(world, MoveKind.FAILOVER, pod, home.id)
     await world.store.record_heartbeats(
-        [Beat(key, home.name, True)], canary=False, timeout_seconds=5
+        [Beat(key, home.name, True)], canary=False, timeout_seconds=patient(5)
     )
     action = replace(create(key, 2, node="cloud-1"), move=begun)
     assert await world.store.grant(lease, [action]) == [False]
@@ -121,10 +122,10 @@ async def test_the_instance_that_was_left_is_told_to_end_once_the_owner_is_ready
     home, key, pod = await at_home(world, lease)
     new = await moved(world, lease, home, key, pod)
     beat = [Beat(key, home.name, True)]
-    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=5)
+    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=patient(5))
     assert (facts.left_node_name, facts.owner_ready) == (home.name, False)
     await ready(world, lease, key, new, 2)
-    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=5)
+    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=patient(5))
     assert (facts.owner_node_name, facts.owner_ready) == ("cloud-1", True)
     # It is a sign of life of the node that was left.
     assert (await world.store.read_desired()).edge_nodes[home.id].last_heartbeat_at is not None
@@ -135,7 +136,7 @@ async def test_without_fencing_it_is_not(world, lease):
     new = await moved(world, lease, home, key, pod, fencing=False)
     await ready(world, lease, key, new, 2)
     beat = [Beat(key, home.name, True)]
-    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=5)
+    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=patient(5))
     assert not facts.owner_ready
 
 
@@ -164,7 +165,7 @@ async def test_home_again(world, lease):
     assert desired.moves[key].kind is MoveKind.FAILBACK
     assert desired.moves[key].epoch == 2
     beat = [Beat(key, home.name, True)]
-    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=5)
+    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=patient(5))
     assert facts.left_node_name is None
 
 
@@ -180,7 +181,7 @@ async def test_a_failback_that_is_cancelled_leaves_home_once_more(world, lease):
     assert desired.ownership[key].pod_uid == new.uid
     await ready(world, lease, key, new, 3)
     beat = [Beat(key, home.name, True)]
-    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=5)
+    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=patient(5))
     assert (facts.left_node_name, facts.owner_ready) == (home.name, True)
 
 
@@ -195,7 +196,7 @@ async def test_a_failover_that_is_cancelled_has_never_been(world, lease):
     own = await owner_of(world, key)
     assert (own.epoch, own.pod_uid, own.node_name) == (3, pod.uid, home.name)
     beat = [Beat(key, home.name, True)]
-    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=5)
+    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=patient(5))
     assert facts.left_node_name is None
 
 
@@ -214,7 +215,7 @@ async def test_a_second_failover_goes_on_from_the_first(world, lease):
     # Whoever was left first still is.
     await ready(world, lease, key, a_pod(key, 3, uid="n3", name="n3", node_name="cloud-2"), 3)
     beat = [Beat(key, home.name, True)]
-    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=5)
+    (facts,) = await world.store.record_heartbeats(beat, canary=False, timeout_seconds=patient(5))
     assert (facts.left_node_name, facts.owner_ready) == (home.name, True)
 
 

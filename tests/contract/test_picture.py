@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.contract.fleet_worlds import MOMENT, FleetWorld, MemoryFleet, PostgresFleet
 from tests.contract.worlds import connected
+from tests.patience import patient
 
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import FleetPicture, NodeCounts, PictureQuery, Trouble
@@ -22,7 +23,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[FleetWorld]:
         yield MemoryFleet()
         return
     url = request.getfixturevalue("database_url")
-    views = PostgresViews(url, metrics=Metrics(), timeout_seconds=5)
+    views = PostgresViews(url, metrics=Metrics(), timeout_seconds=patient(5))
     async with connected(url) as connection:
         yield PostgresFleet(views, connection)
     await views.close()

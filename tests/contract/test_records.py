@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 from tests.contract.worlds import a_pod, create, delete, forget, owner_of
+from tests.patience import patient
 
 from dory_orchestrator.core.directive import DirectiveReason, decide
 from dory_orchestrator.core.model import Directive, GuardRecord, Ownership
@@ -68,7 +69,9 @@ async def test_what_is_recorded_wakes_nobody(world, lease):
         await world.store.record_guard(lease, GuardVerdict({"all": (9, 0)}, (a_pod(key),)))
         await world.store.record_events(lease, [Event("a", "b", "c")])
         await world.store.record_pod_health([PodFinding(key, True)])
-        await world.store.record_heartbeats([Beat(key, "n", True)], canary=True, timeout_seconds=5)
+        await world.store.record_heartbeats(
+            [Beat(key, "n", True)], canary=True, timeout_seconds=patient(5)
+        )
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(changes), 0.2)
 
@@ -176,7 +179,7 @@ async def test_what_a_processor_says_itself_counts(world):
     both = [PodFinding(beating, True), PodFinding(mute, True)]
     await world.store.record_pod_health(both)
     await world.store.record_heartbeats(
-        [Beat(beating, "n", False)], canary=False, timeout_seconds=5
+        [Beat(beating, "n", False)], canary=False, timeout_seconds=patient(5)
     )
     for _ in range(2):
         await world.store.record_pod_health(both)
@@ -187,7 +190,9 @@ async def test_what_a_processor_says_itself_counts(world):
 @pytest.mark.parametrize(("seconds", "status"), [(55, "unhealthy"), (61, "healthy")])
 async def test_until_it_has_been_silent_for_a_minute(world, seconds, status):
     key = await world.desire()
-    await world.store.record_heartbeats([Beat(key, "n", False)], canary=False, timeout_seconds=5)
+    await world.store.record_heartbeats(
+        [Beat(key, "n", False)], canary=False, timeout_seconds=patient(5)
+    )
     await world.forget_beat(key, seconds)
     await world.store.record_pod_health([PodFinding(key, True)])
     assert await world.health_of(key) == status
@@ -203,7 +208,7 @@ async def test_health_of_what_is_gone_is_no_error(world):
 
 async def answer(world, key):
     beat = Beat(key, "n1", True)
-    (facts,) = await world.store.record_heartbeats([beat], canary=False, timeout_seconds=5)
+    (facts,) = await world.store.record_heartbeats([beat], canary=False, timeout_seconds=patient(5))
     return decide(facts, "n1")
 
 
@@ -262,7 +267,7 @@ async def test_each_beat_of_a_batch_gets_its_own_answer(world, lease):
     await world.remove(gone)
     order = [gone, ended, never, running, gone, never]
     facts = await world.store.record_heartbeats(
-        [Beat(key, "n1", True) for key in order], canary=False, timeout_seconds=5
+        [Beat(key, "n1", True) for key in order], canary=False, timeout_seconds=patient(5)
     )
     assert [decide(fact, "n1")[1].value for fact in facts] == [
         "deletion_undecided",

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 from tests.contract.worlds import World
+from tests.patience import patient
 
 from dory_orchestrator.ports import (
     Beat,
@@ -18,7 +19,7 @@ ORGANIZATION = uuid4()
 
 
 async def record(world: World, *beats: Beat, canary: bool = False):
-    return await world.store.record_heartbeats(beats, canary=canary, timeout_seconds=5)
+    return await world.store.record_heartbeats(beats, canary=canary, timeout_seconds=patient(5))
 
 
 def registration(name: str, **fields) -> EdgeNodeRegistration:
@@ -159,7 +160,7 @@ async def test_a_change_of_the_desired_state_wakes_the_listener(world):
     key = await world.add_processor()
     async with world.store.changes() as changes:
         await world.touch_desired(key)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(patient(2)):
             await anext(changes)
 
 

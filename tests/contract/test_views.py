@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.contract.fleet_worlds import MOMENT, FleetWorld, MemoryFleet, PostgresFleet
 from tests.contract.worlds import connected
+from tests.patience import patient
 
 from dory_orchestrator.core.answering import QuestionKind
 from dory_orchestrator.core.model import OrderKind
@@ -35,7 +36,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[FleetWorld]:
         yield MemoryFleet()
         return
     url = request.getfixturevalue("database_url")
-    views = PostgresViews(url, metrics=Metrics(), timeout_seconds=5)
+    views = PostgresViews(url, metrics=Metrics(), timeout_seconds=patient(5))
     async with connected(url) as connection:
         yield PostgresFleet(views, connection)
     await views.close()
@@ -790,14 +791,14 @@ class TestDrills:
 class TestQuestions:
     async def test_an_answer(self, world):
         leader = await world.lead({"b": 1, "a": [None, "\u00e9"]})
-        found = await world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=5)
+        found = await world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=patient(5))
         assert dict(found) == {"b": 1, "a": [None, "\u00e9"]}
         await leader
 
     async def test_what_is_not_known(self, world):
         leader = await world.lead({"unknown": "node: no node x is judged"})
         with pytest.raises(NotKnown, match="no node x"):
-            await world.views.ask(QuestionKind.NODE, {"name": "x"}, timeout_seconds=5)
+            await world.views.ask(QuestionKind.NODE, {"name": "x"}, timeout_seconds=patient(5))
         await leader
 
     async def test_nobody_leads(self, world):

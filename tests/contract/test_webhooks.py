@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from tests.contract.fleet_worlds import FleetWorld, MemoryFleet, PostgresFleet
 from tests.contract.worlds import connected
+from tests.patience import patient
 from tests.webhooks_double import MemoryWebhooks
 
 from dory_orchestrator.metrics import Metrics
@@ -81,8 +82,8 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield World(memory, store, lease, leave_out_in_memory)
         return
     url = request.getfixturevalue("database_url")
-    views = PostgresViews(url, metrics=Metrics(), timeout_seconds=5)
-    postgres = PostgresStore(url, metrics=Metrics(), pool_size=2, timeout_seconds=5)
+    views = PostgresViews(url, metrics=Metrics(), timeout_seconds=patient(5))
+    postgres = PostgresStore(url, metrics=Metrics(), pool_size=2, timeout_seconds=patient(5))
     async with connected(url) as connection:
 
         async def leave_out(name: str, seconds: float) -> None:

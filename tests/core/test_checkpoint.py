@@ -93,7 +93,7 @@ def test_numbers_that_json_does_not_know_are_kept(number):
     assert captured(body).payload == f'{{"x": {number}}}'.encode()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(STATES)
 def test_the_payload_is_what_the_client_library_would_write(state):
     assert captured(answer(state)).payload == json.dumps(state).encode()
@@ -165,7 +165,7 @@ def written(state: dict[str, Any], **options: Any) -> bytes:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(STATES, st.none() | st.just(Position(1, 2, 3)))
 def test_the_client_library_reads_what_we_write(state, position):
     content = written(state, position=position)
@@ -175,7 +175,7 @@ def test_the_client_library_reads_what_we_write(state, position):
     assert found.position == position
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(STATES)
 def test_we_read_what_the_client_library_writes(state):
     content = StateSerializer().serialize(state, str(KEY), "pod-b", 0).encode()
@@ -401,7 +401,6 @@ def test_what_is_no_state_proves_nothing(content):
     assert prove(b"{}", content, ())
 
 
-@settings(deadline=None)
 @given(STATES)
 def test_a_state_continues_from_itself(state):
     payload = payload_of(state)

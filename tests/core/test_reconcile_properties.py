@@ -206,7 +206,7 @@ def scripts(happens: Iterable[str], least: int, most: int):
 
 SCRIPTS = scripts(HAPPENS, 0, 30)
 LONG_SCRIPTS = scripts(HAPPENS, 30, 80)
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=60)
 
 
 # What must hold ----------------------------------------------------------------------------
@@ -439,7 +439,7 @@ def test_a_fleet_that_runs_comes_back_from_every_mishap(count, script):
     check_end(world)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LONG_SCRIPTS)
 def test_also_after_many_mishaps(script):
     world = a_world(20)

@@ -276,7 +276,7 @@ KEYS = sorted({key for part in EXAMPLE.values() for key in part} | {"priority", 
 SECTIONS = [*EXAMPLE, "node_selector", "tolerations", "orchestrator"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         st.sampled_from(SECTIONS),

@@ -163,7 +163,7 @@ AMOUNTS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(AMOUNTS, st.integers(0, 12)), max_size=5),
     st.lists(AMOUNTS, max_size=20),

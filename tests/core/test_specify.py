@@ -433,7 +433,7 @@ def test_geohash(latitude, longitude, length, text):
     assert geohash(latitude, longitude, length) == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=60), st.none() | st.text(max_size=40))
 def test_no_text_of_a_sensor_stops_the_others(config, location):
     told = environment(sensor_id=UUID(int=5), sensor_config=config, sensor_location=location)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.patience import patient
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None,
@@ -22,7 +23,7 @@ def promtool(*arguments: str, within: Path) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=patient(60),
     )
 
 

@@ -10,6 +10,8 @@ import hashlib
 import subprocess
 from pathlib import Path
 
+from tests.patience import patient
+
 HERE = Path(__file__).parent
 CHART = HERE.parents[1] / "deploy/helm/dory-orchestrator"
 VALUES = {path.stem: path for path in sorted((HERE / "values").glob("*.yaml"))}
@@ -47,7 +49,7 @@ def is_sealed(case: str) -> bool:
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run Helm to its end. Raises FileNotFoundError without it."""
-    return subprocess.run(["helm", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run(["helm", *arguments], capture_output=True, text=True, timeout=patient(60))
 
 
 def rendered(case: str) -> str:

@@ -4,7 +4,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from tests.contract.cluster_worlds import a_node, a_spec, kubernetes_world, said_of, watching
+from tests.contract.cluster_worlds import (
+    a_node,
+    a_spec,
+    kubernetes_world,
+    said_of,
+    version_of,
+    watching,
+)
 from tests.deploy.objects import kustomized, the
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(20)]
@@ -39,7 +46,7 @@ async def test_the_orchestrator_may_do_what_it_does(tmp_path: Path) -> None:
         found = await cluster.read_state("default", key)
         assert found is not None
         await cluster.remove_state("default", key, version=found.version)
-        assert await cluster.version()
+        assert await version_of(cluster)
         await cluster.announce(said_of(pod))
         nodes = the(kustomized(), "ClusterRole", "dory-orchestrator-nodes")
         namespaced = the(kustomized(), "Role")

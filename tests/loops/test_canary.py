@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import aiohttp.web
 import pytest
 from tests.doubles import MemoryStore
+from tests.patience import patient
 
 from dory_orchestrator.core.hearing import HearingLimits
 from dory_orchestrator.core.model import HealthStatus
@@ -34,7 +35,7 @@ class Rig:
         )
 
     async def until(self, status: HealthStatus) -> None:
-        async with asyncio.timeout(1.5):
+        async with asyncio.timeout(patient(1.5)):
             while self.canary.health().status is not status:
                 await asyncio.sleep(0.005)
 
@@ -86,7 +87,7 @@ async def test_unrecorded_beats_are_a_gap_that_is_counted_when_it_ends(rig, orch
     await rig.until(HealthStatus.HEALTHY)
     orchestrator.acknowledged = False
     await rig.until(HealthStatus.DEGRADED)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(patient(1)):
         while rig.value("dory_hearing") != 0:
             await asyncio.sleep(0.005)
     orchestrator.acknowledged = True
@@ -99,7 +100,7 @@ async def test_refused_beats_in_numbers_are_stored_as_a_gap(rig):
     await rig.until(HealthStatus.HEALTHY)
     rig.counts = Counts(refused=50, heard=10)
     await rig.until(HealthStatus.DEGRADED)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(patient(1)):
         while not rig.store.gaps:
             await asyncio.sleep(0.005)
     cause, since_seconds = rig.store.gaps[0]
@@ -109,6 +110,6 @@ async def test_refused_beats_in_numbers_are_stored_as_a_gap(rig):
     await asyncio.sleep(0)
     rig.counts = Counts(refused=50, heard=10_000)
     await rig.until(HealthStatus.HEALTHY)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(patient(1)):
         while rig.value("dory_hearing_gaps_total", cause="refused") != 1:
             await asyncio.sleep(0.005)

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import looptime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.doubles import MemoryStore, Processor
 from tests.tracing_double import KeepingTracer, said
@@ -268,7 +268,7 @@ class Interleaving:
         self.answers.append(future)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=150)
+@settings(max_examples=150)
 @given(steps)
 def test_any_interleaving_answers_each_beat_exactly_once(steps):
     async def scenario() -> None:

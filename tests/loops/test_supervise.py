@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from tests.patience import patient
 
 from dory_orchestrator.loops.supervise import GIVE_UP, ChildProcess, Signals, supervise
 
@@ -49,7 +50,7 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 async def pid_of(folder: Path, name: str) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while not ((folder / name).exists() and (folder / name).read_text()):
             await asyncio.sleep(0.02)
     return int((folder / name).read_text())
@@ -87,12 +88,14 @@ async def test_a_child_that_gives_up_ends_all(tmp_path, child):
 
 async def test_urged_ends_a_stubborn_child_at_once(tmp_path, child):
     signals = Signals()
-    task = asyncio.create_task(supervise([child("a", "stubborn")], signals))
+    # Nobody would kill it so soon.
+    supervising = supervise([child("a", "stubborn")], signals, stop_seconds=3_600)
+    task = asyncio.create_task(supervising)
     pid = await pid_of(tmp_path, "a-0")
     signals.asked.set()
     await asyncio.sleep(0)
     signals.urged.set()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(patient(2)):
         assert await task == 143
     assert gone(pid)
 
@@ -111,9 +114,9 @@ async def test_a_child_notices_the_sudden_end_of_its_parent(tmp_path, child):
     pid = await pid_of(tmp_path, "a-0")
     parent.kill()
     await parent.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         while not (tmp_path / "a-orphaned").exists():
             await asyncio.sleep(0.02)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         while not gone(pid):
             await asyncio.sleep(0.02)

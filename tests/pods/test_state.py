@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 
 import pytest
 from dory.health.server import HealthServer
+from tests.patience import patient
 from tests.pods.servers import RawPod, raw_pod, reply
 
 from dory_orchestrator.pods.http import HttpPods
@@ -27,11 +27,13 @@ async def pods() -> AsyncIterator[HttpPods]:
 async def get(
     pods: HttpPods, address: str, token: str | None = "secret", bytes_max: int = 1000
 ) -> bytes:
-    return await pods.get_state(address, token=token, timeout_seconds=5, bytes_max=bytes_max)
+    return await pods.get_state(
+        address, token=token, timeout_seconds=patient(5), bytes_max=bytes_max
+    )
 
 
 async def put(pods: HttpPods, address: str, body: bytes, token: str | None = "secret") -> None:
-    await pods.put_state(address, body, token=token, timeout_seconds=5)
+    await pods.put_state(address, body, token=token, timeout_seconds=patient(5))
 
 
 async def refusal(work) -> PodRefused:
@@ -135,10 +137,9 @@ async def test_whoever_does_not_answer_is_unreachable_in_time(pods, talk):
             ),
             pods.put_state(pod.address, b"{}", token=None, timeout_seconds=LIMIT_SECONDS),
         ):
-            began_at = time.monotonic()
-            with pytest.raises(PodUnreachable):
-                await work
-            assert time.monotonic() - began_at < LIMIT_SECONDS + 1
+            async with asyncio.timeout(patient(LIMIT_SECONDS + 1)):
+                with pytest.raises(PodUnreachable):
+                    await work
 
 
 async def test_where_nobody_listens(pods):

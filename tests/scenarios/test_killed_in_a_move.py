@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from tests.contract.worlds import connected
+from tests.patience import patient
 from tests.scenarios.ground import PER_SECOND, Ground
 from tests.scenarios.mortal import Crossing, Killer, Mortal
 
@@ -70,7 +71,7 @@ class World:
         self._stores = [self._service]
 
     def _open(self) -> PostgresStore:
-        return PostgresStore(self.url, metrics=Metrics(), pool_size=3, timeout_seconds=5.0)
+        return PostgresStore(self.url, metrics=Metrics(), pool_size=3, timeout_seconds=patient(5))
 
     async def __aenter__(self) -> "World":
         self.connection: asyncpg.Connection[Any] = await asyncpg.connect(self.url)
@@ -94,7 +95,7 @@ class World:
                 and life.pod.processor_id is not None
                 and life.pod.node_name is not None
             ]
-            await self._service.record_heartbeats(beats, canary=True, timeout_seconds=5.0)
+            await self._service.record_heartbeats(beats, canary=True, timeout_seconds=patient(5))
             await asyncio.sleep(0.1)
 
     def start(self, killer: Killer) -> "asyncio.Task[None]":
@@ -133,7 +134,7 @@ class World:
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
         """Also fails when an orchestrator ended by itself."""
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(patient(30)):
                 while not await condition():
                     for task in self._tasks:
                         if task.done() and not task.cancelled():

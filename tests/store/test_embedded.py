@@ -19,6 +19,7 @@ from typing import Any
 import asyncpg
 import psutil
 import pytest
+from tests.patience import patient
 
 from dory_orchestrator.ports import StoreUnavailable
 from dory_orchestrator.store.embedded import EmbeddedPostgres
@@ -69,7 +70,7 @@ async def test_stop_does_not_wait_for_clients(own_postgres: MakePostgres) -> Non
     postgres = own_postgres()
     connection = await asyncpg.connect(await asyncio.to_thread(postgres.start))
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         await asyncio.to_thread(postgres.stop)
 
     assert not postgres.is_alive()
@@ -321,7 +322,7 @@ def test_as_a_normal_user_also_under_a_long_path(private_folder: Path) -> None:
         env={"PATH": os.environ["PATH"], "TMPDIR": str(private_folder)},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=patient(50),
     )
     assert done.stdout == "done\n", done.stderr
     assert not runtime.exists()

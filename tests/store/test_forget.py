@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.contract.worlds import connected
+from tests.patience import patient
 
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.store.postgres import PostgresStore
@@ -12,7 +13,7 @@ from dory_orchestrator.store.queries import QUERIES
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(database_url, metrics=Metrics(), pool_size=2, timeout_seconds=5)
+    store = PostgresStore(database_url, metrics=Metrics(), pool_size=2, timeout_seconds=patient(5))
     yield store
     await store.close()
 

@@ -10,6 +10,7 @@ import asyncpg
 import psutil
 import pytest
 from tests.contract.worlds import PostgresWorld, connected
+from tests.patience import patient
 from tests.store.test_takeover import ORGANIZATION, PORTAL_TABLES
 
 from dory_orchestrator.api.group_commit import HeartbeatRecorder
@@ -30,10 +31,16 @@ from dory_orchestrator.store.errors import translate
 from dory_orchestrator.store.migrate import upgrade
 from dory_orchestrator.store.postgres import PostgresStore
 
+LIMIT_SECONDS = patient(3)
+
 
 def make_store(url: str, **options: Any) -> PostgresStore:
     return PostgresStore(
-        url, metrics=options.pop("metrics", Metrics()), pool_size=3, timeout_seconds=3, **options
+        url,
+        metrics=options.pop("metrics", Metrics()),
+        pool_size=3,
+        timeout_seconds=LIMIT_SECONDS,
+        **options,
     )
 
 
@@ -45,7 +52,7 @@ async def world(database_url: str) -> AsyncIterator[PostgresWorld]:
     await store.close()
 
 
-async def record(store: Any, *beats: Beat, canary: bool = False, seconds: float = 3.0):
+async def record(store: Any, *beats: Beat, canary: bool = False, seconds: float = LIMIT_SECONDS):
     return await store.record_heartbeats(beats, canary=canary, timeout_seconds=seconds)
 
 
@@ -97,7 +104,7 @@ async def test_a_row_that_somebody_holds_is_skipped_at_once(world, database_url)
     held, free = await world.add_processor(), await world.add_processor()
     async with connected(database_url) as portal, portal.transaction():
         await portal.execute("UPDATE processors SET name = 'x' WHERE id = $1", held)
-        facts = await record(world.store, Beat(held, "", True), Beat(free, "", True), seconds=0.5)
+        facts = await record(world.store, Beat(held, "", True), Beat(free, "", True))
     assert [fact.recorded for fact in facts] == [False, True]
     assert await world.health_of(held) == "unknown"
 
@@ -167,7 +174,7 @@ async def test_only_beats_give_up_durability(world):
     await record(world.store, canary=True)
     connection = world.store._beats
     setting = await connection.run(
-        "ping", lambda c: c.fetchval("SHOW synchronous_commit"), timeout_seconds=2
+        "ping", lambda c: c.fetchval("SHOW synchronous_commit"), timeout_seconds=patient(2)
     )
     assert setting == "on"
 
@@ -261,7 +268,7 @@ async def test_a_lock_that_is_not_given_is_busy_and_no_fault_of_the_database(wor
         for _ in range(3):
             with pytest.raises(StoreBusy):
                 await world.store.register_edge_node(given)
-    await world.store.ping(1)
+    await world.store.ping(patient(1))
 
 
 async def test_a_frozen_server_costs_the_timeout_and_then_nothing(own_postgres):
@@ -269,22 +276,18 @@ async def test_a_frozen_server_costs_the_timeout_and_then_nothing(own_postgres):
     url = await asyncio.to_thread(server.start)
     await asyncio.to_thread(upgrade, url)
     metrics = Metrics()
-    store = make_store(url, metrics=metrics, breaker=BreakerLimits(2, 0.5))
+    store = make_store(url, metrics=metrics, breaker=BreakerLimits(2, patient(0.2)))
     await record(store, canary=True)
     backends = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
-    loop = asyncio.get_running_loop()
     try:
         for backend in backends:
             backend.send_signal(signal.SIGSTOP)
         for _ in range(2):
-            began = loop.time()
-            with pytest.raises(StoreTimeout):
+            with pytest.raises(StoreTimeout, match=r"no answer within 0\.3 s"):
                 await record(store, seconds=0.3)
-            assert loop.time() - began < 0.8
-        began = loop.time()
+        # Not after a limit: at once.
         with pytest.raises(StoreUnavailable, match="circuit breaker open: no answer within"):
-            await record(store, seconds=0.3)
-        assert loop.time() - began < 0.1
+            await record(store, seconds=3_600)
         assert (
             metrics.registry.get_sample_value(
                 "dory_circuit_breaker_state", {"component": "database"}
@@ -294,7 +297,7 @@ async def test_a_frozen_server_costs_the_timeout_and_then_nothing(own_postgres):
     finally:
         for backend in backends:
             backend.send_signal(signal.SIGCONT)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(patient(5)):
         while True:
             try:
                 await record(store, canary=True)
@@ -323,14 +326,14 @@ async def test_cancelling_a_call_leaves_no_connection_behind(world):
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND"
         " datname = current_database() AND state = 'active'"
     )
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(patient(3)):
         while not await world.connection.fetchval(sleeping):
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await world.store.ping(2)
-    async with asyncio.timeout(3):
+    await world.store.ping(patient(2))
+    async with asyncio.timeout(patient(3)):
         while world.store._others.open_connections > 1:
             await asyncio.sleep(0.01)
 
@@ -342,7 +345,7 @@ async def test_the_listener_hears_of_a_lost_connection(world):
             " WHERE application_name LIKE '%listener%' AND datname = current_database()"
         )
         with pytest.raises(StoreUnavailable):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(patient(3)):
                 await anext(changes)
 
 
@@ -396,7 +399,7 @@ async def test_a_locked_table_opens_the_breaker_but_does_not_fail_the_probe(worl
                 await record(world.store, canary=True, seconds=0.2)
         with pytest.raises(StoreUnavailable, match="breaker open"):
             await record(world.store, canary=True, seconds=0.2)
-        await world.store.ping(1)
+        await world.store.ping(patient(1))
 
 
 async def test_a_client_s_mistake_is_no_error_of_the_database(database_url):

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.contract.fleet_worlds import PostgresFleet
 from tests.contract.worlds import connected
+from tests.patience import patient
 from tests.store.test_takeover import PORTAL_TABLES
 
 from dory_orchestrator.core.answering import QuestionKind
@@ -34,7 +35,9 @@ from dory_orchestrator.store.views import PostgresViews
 TWIN = UUID("00000000-0000-0000-0000-00000000000b")
 
 
-def make_views(url: str, seconds: float = 5.0, metrics: Metrics | None = None) -> PostgresViews:
+def make_views(
+    url: str, seconds: float = patient(5), metrics: Metrics | None = None
+) -> PostgresViews:
     return PostgresViews(url, metrics=metrics or Metrics(), timeout_seconds=seconds)
 
 
@@ -183,7 +186,7 @@ async def test_who_is_adopted_away_from_home_is_away_and_who_is_adopted_at_home_
 
 
 async def test_an_adopted_pod_is_not_set_back_to_what_a_restored_database_has(world, database_url):
-    store = PostgresStore(database_url, metrics=Metrics(), pool_size=2, timeout_seconds=5.0)
+    store = PostgresStore(database_url, metrics=Metrics(), pool_size=2, timeout_seconds=patient(5))
     ahead = {"state": "held", "reason": "epoch_ahead", "pod_epoch": 9, "epoch": 4}
     known, unknown = [await world.add_processor(None, node="n", **ahead) for _ in range(2)]
     await world.connection.execute(
@@ -280,12 +283,10 @@ class TestTime:
                 views.brake_status(),
                 views.summary(),
             ):
-                began = time.monotonic()
-                with pytest.raises(StoreTimeout):
+                with pytest.raises(StoreTimeout, match=r"no answer within 0\.3 s"):
                     await call
-                assert time.monotonic() - began < 0.6
-        assert list((await views.list_processors(ProcessorQuery())).processors) == []
         await views.close()
+        assert list((await world.views.list_processors(ProcessorQuery())).processors) == []
 
     async def test_no_database_is_no_empty_list(self):
         views = make_views("postgresql://nobody@127.0.0.1:1/none")
@@ -338,9 +339,18 @@ class TestTime:
 
 @pytest.mark.parametrize("sort", ["name", "state", "node", "since"])
 async def test_ten_thousand_processors(world, sort):
-    await _fill(world.connection, 10_000)
-    wanted = ProcessorQuery(sort=sort, limit=100)
-    page = await world.views.list_processors(wanted)
+    """A page of them costs what reading them costs: `make bench` measures its time."""
+    await _fill(world.connection, 1_000)
+    few = await _page_seconds(world, sort)
+    await _fill(world.connection, 9_000)
+    many = await _page_seconds(world, sort)
+    # Ten times as much, if each is looked at once; a hundred times, if each is held against each.
+    # Between the two.
+    assert many < 30 * few, (few, many)
+
+
+async def _page_seconds(world: PostgresFleet, sort: str) -> float:
+    page = await world.views.list_processors(ProcessorQuery(sort=sort, limit=100))
     durations = []
     for _ in range(5):
         began = time.perf_counter()
@@ -349,8 +359,7 @@ async def test_ten_thousand_processors(world, sort):
         )
         durations.append(time.perf_counter() - began)
         assert len(page.processors) == 100
-    # The bound is 100 ms on a machine of its own; tests share theirs.
-    assert min(durations) < 0.3, durations
+    return min(durations)
 
 
 async def _fill(connection: Any, count: int) -> None:
@@ -388,14 +397,14 @@ async def test_only_so_many_wait_for_the_leader(world):
     def plan(seconds: float) -> asyncio.Task[Any]:
         return asyncio.create_task(world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=seconds))
 
-    waiting = [plan(5) for _ in range(8)]
-    async with asyncio.timeout(5):
+    waiting = [plan(patient(5)) for _ in range(8)]
+    async with asyncio.timeout(patient(5)):
         while await world.connection.fetchval("SELECT count(*) FROM orchestrator.questions") < len(
             waiting
         ):
             await asyncio.sleep(0.02)
     with pytest.raises(StoreBusy, match="too many questions"):
-        await world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=5)
+        await world.views.ask(QuestionKind.PLAN, {}, timeout_seconds=patient(5))
     # Whoever goes away leaves its place to the next.
     for one in waiting:
         one.cancel()
