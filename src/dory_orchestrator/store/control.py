@@ -88,8 +88,10 @@ class ControlStore:
 
         async def work(connection: Connection) -> int | None:
             held: int | None = await connection.fetchval(
-                QUERIES["hold_lease"], holder, term, seconds
+                QUERIES["renew_lease"], holder, term, seconds
             )
+            if held is None:
+                held = await connection.fetchval(QUERIES["take_lease"], holder, seconds)
             return held
 
         return await self._others.run("hold_lease", work, timeout_seconds=self._timeout_seconds)

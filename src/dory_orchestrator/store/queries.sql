@@ -384,15 +384,24 @@ SELECT extract(epoch FROM held_since)::float8 AS held_since,
     extract(epoch FROM confirmed_at)::float8 AS confirmed_at, confirmed::text AS confirmed
 FROM orchestrator.guard
 
--- hold_lease --
--- $1 holder, $2 the term that it renews or null, $3 seconds. A holder that begins anew (its
--- process was restarted) takes its own lease over at once, in a new term.
+-- renew_lease --
+-- $1 holder, $2 its term, $3 seconds. It changes no key, so it waits for nobody who writes under
+-- this lease: one after the other would let them share the row, and the lease would end.
+UPDATE orchestrator.leader SET expires_at = clock_timestamp() + make_interval(secs => $3)
+WHERE holder = $1 AND term = $2 AND expires_at > clock_timestamp()
+RETURNING term
+
+-- take_lease --
+-- $1 holder, $2 seconds. Waits for whoever still writes under the lease before. A holder that
+-- begins anew (its process was restarted) takes its own lease over at once, in a new term.
+WITH free AS MATERIALIZED (
+    SELECT FROM orchestrator.leader
+    WHERE holder IS NULL OR holder = $1 OR expires_at <= clock_timestamp()
+    FOR UPDATE
+)
 UPDATE orchestrator.leader
-SET term = CASE WHEN holder = $1 AND term = $2 AND expires_at > clock_timestamp() THEN term
-        ELSE term + 1 END,
-    holder = $1,
-    expires_at = clock_timestamp() + make_interval(secs => $3)
-WHERE holder IS NULL OR holder = $1 OR expires_at <= clock_timestamp()
+SET term = term + 1, holder = $1, expires_at = clock_timestamp() + make_interval(secs => $2)
+FROM free
 RETURNING term
 
 -- release_lease --
@@ -400,10 +409,10 @@ UPDATE orchestrator.leader SET holder = NULL, expires_at = now() WHERE holder = 
 
 -- check_lease --
 -- Held until the end of the transaction: who takes the lease over waits for it, and so sees
--- what it wrote.
+-- what it wrote; who renews it does not.
 SELECT true FROM orchestrator.leader
 WHERE holder = $1 AND term = $2 AND expires_at > clock_timestamp()
-FOR SHARE
+FOR KEY SHARE
 
 -- check_moves --
 -- $1 processor ids, $2 kinds, $3 edge nodes (null: it leaves an application node), $4 last
