@@ -10,48 +10,60 @@ one stands there that was not skipped.
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 VARIABLE = "DORY_SKIPS_FILE"
 REVIEWED = Path(__file__).with_name("skips.txt")
 _SEPARATOR = " | "
-
-Skips = dict[str, str]
-"""By test, the reason that it gave."""
+_SOMETIMES = "? "
 
 
-def reviewed(text: str) -> Skips:
-    """The list: a test, file or folder, and the reason, on each line that is no comment."""
+@dataclass(frozen=True)
+class Reviewed:
+    """A test, file or folder that may be skipped."""
+
+    what: str
+    reason: str
+    """A `*` stands for anything."""
+    always: bool
+    """Else it depends on the place where the tests run."""
+
+    def holds(self, test: str) -> bool:
+        """Whether this is about the test."""
+        return test == self.what or test.startswith(tuple(f"{self.what}{end}" for end in "/:["))
+
+
+def reviewed(text: str) -> list[Reviewed]:
+    """The list: one on each line that is neither empty nor a comment."""
     lines = (line.strip() for line in text.splitlines())
     told = (line.partition(_SEPARATOR) for line in lines if line and not line.startswith("#"))
-    return {what.strip(): reason.strip() for what, _, reason in told}
+    return [
+        Reviewed(what.removeprefix(_SOMETIMES), reason, not what.startswith(_SOMETIMES))
+        for what, _, reason in told
+    ]
 
 
-def collected(lines: Iterable[str]) -> Skips:
-    """What the processes of pytest wrote."""
+def collected(lines: Iterable[str]) -> dict[str, str]:
+    """By test, the reason that it gave: what the processes of pytest wrote."""
     return dict(json.loads(line) for line in lines)
 
 
-def complaints(skipped: Mapping[str, str], allowed: Mapping[str, str]) -> list[str]:
+def complaints(skipped: Mapping[str, str], allowed: Sequence[Reviewed]) -> list[str]:
     """What is wrong with them; empty when each is known."""
-    found, met = [], set()
+    name, found, met = REVIEWED.name, [], set()
     for test, reason in skipped.items():
-        entry = next((what for what in allowed if _holds(what, test)), None)
+        entry = next((one for one in allowed if one.holds(test)), None)
         if entry is None:
-            found.append(f"{test} is skipped, and stands not in {REVIEWED.name}: {reason}")
-        elif allowed[entry] != reason:
-            found.append(
-                f"{test} is skipped for another reason than {REVIEWED.name} says: {reason}"
-            )
+            found.append(f"{test} is skipped, and does not stand in {name}: {reason}")
+        elif not fnmatchcase(reason, entry.reason):
+            found.append(f"{test} is skipped for another reason than {name} says: {reason}")
         else:
             met.add(entry)
-    stale = (what for what in allowed if what not in met)
-    return found + [f"{what} stands in {REVIEWED.name}, and is not skipped" for what in stale]
-
-
-def _holds(what: str, test: str) -> bool:
-    return test == what or test.startswith((f"{what}/", f"{what}::", f"{what}["))
+    stale = [one.what for one in allowed if one.always and one not in met]
+    return found + [f"{what} stands in {name}, and is not skipped" for what in stale]
 
 
 def note(file: str, test: str, reason: str) -> None:
@@ -61,16 +73,16 @@ def note(file: str, test: str, reason: str) -> None:
 
 
 def main() -> int:
-    file = Path(sys.argv[1])
-    skipped = collected(file.read_text().splitlines() if file.exists() else ())
+    skipped = collected(Path(sys.argv[1]).read_text().splitlines())
     by_reason = defaultdict(list)
     for test, reason in sorted(skipped.items()):
         by_reason[reason].append(test)
-    sys.stdout.write(f"{len(skipped)} tests were skipped\n")
+    told = [f"{len(skipped)} skipped"]
     for reason, tests in by_reason.items():
-        sys.stdout.write("".join(f"  {line}\n" for line in (reason, *(f"  {x}" for x in tests))))
+        told += [f"  {reason}", *(f"    {test}" for test in tests)]
     found = complaints(skipped, reviewed(REVIEWED.read_text()))
-    sys.stdout.write("".join(f"WRONG: {one}\n" for one in found))
+    told += [f"WRONG: {one}" for one in found]
+    sys.stdout.write("\n".join(told) + "\n")
     return 1 if found else 0
 
 

@@ -69,7 +69,9 @@ for _name in SECRETS:
 
 each = pytest.mark.parametrize("case", VALUES)
 each_refused = pytest.mark.parametrize("values", REFUSED.values(), ids=REFUSED.keys())
-needs_helm = pytest.mark.skipif(shutil.which("helm") is None, reason="there is no Helm here")
+needs_helm = pytest.mark.skipif(
+    shutil.which("helm") is None, reason="there is no Helm here (.ci/helm FOLDER brings one)"
+)
 
 
 def merged(values: Any, given: Any) -> Any:
