@@ -29,6 +29,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from dory_orchestrator.core.database_url import read
+
 SECRETS = frozenset(
     {"config_db", "state_token", "state_token_previous", "operator_token", "webhooks"}
 )
@@ -137,12 +139,10 @@ def _database_url(url: SecretStr) -> SecretStr:
     if re.search(r"[\s\x00-\x1f\x7f]", text):
         raise ValueError("expected no spaces and control characters (write them as %20)")
     # What stands in the place of the host is printed, and must not be the half of a password.
-    try:
-        authority = urlsplit(text).netloc
-    except ValueError:
-        raise ValueError(expected) from None
-    if not _DATABASE_AUTHORITY.fullmatch(authority):
+    authority = re.split("[/?#]", text.partition("://")[2], maxsplit=1)[0]
+    if not _DATABASE_AUTHORITY.fullmatch(authority) or "#" in text:
         raise ValueError(f"{expected}, with / ? # @ in the password written as %2F %3F %23 %40")
+    read(text)
     return url
 
 

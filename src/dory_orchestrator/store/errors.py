@@ -41,9 +41,31 @@ _BY_SQLSTATE: tuple[tuple[str, type[StoreError]], ...] = (
 )
 
 
+_LOST = (
+    "08",  # connection: also a pooler whose server has gone
+    "57P",  # shutting down, crashed, starting up
+    "58",  # input or output error of the server
+    "XX",  # corruption
+)
+
+
+def shows_read_only(error: BaseException) -> bool:
+    """Does it show that the server is not, or not any more, the one to write to?"""
+    return isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Does it show that its connection is of no more use?"""
+    if isinstance(error, asyncpg.PostgresError):
+        return shows_read_only(error) or (error.sqlstate or "").startswith(_LOST)
+    return isinstance(error, DRIVER_ERRORS) and not isinstance(error, asyncpg.DataError)
+
+
 def translate(error: BaseException) -> StoreError:
     """The StoreError for an error of DRIVER_ERRORS; its text says what happened."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return StoreUnavailable(f"the database URL is not usable: {text}")
     if isinstance(error, asyncpg.PostgresError):
         sqlstate = error.sqlstate or ""
         kind = next((kind for code, kind in _BY_SQLSTATE if sqlstate.startswith(code)), StoreError)

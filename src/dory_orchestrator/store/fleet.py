@@ -12,6 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
+from dory_orchestrator.core.database_url import read
 from dory_orchestrator.core.fleet import (
     COLUMNS,
     Change,
@@ -33,6 +34,7 @@ from dory_orchestrator.ports import (
     StoreError,
     StoreUnavailable,
 )
+from dory_orchestrator.store import driver
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
 from dory_orchestrator.store.queries import QUERIES, load
 from dory_orchestrator.store.revision import UPGRADE_HINT
@@ -43,6 +45,8 @@ Connection = Any
 _QUERIES = load("fleet.sql")
 _CONNECT_SECONDS = 10.0
 _STATEMENT_MILLISECONDS = "30000"
+# Later than the server's own limit: only one that does not answer is given up here.
+_COMMAND_SECONDS = 35.0
 _LOCK_WAIT_MILLISECONDS = "5000"
 _MISSING_TABLES = (
     asyncpg.UndefinedTableError,
@@ -81,7 +85,7 @@ async def has_processors(dsn: str) -> bool:
 
 async def end_lease(dsn: str, holder: str) -> None:
     """End the lease of a holder that is known to be gone. Raises StoreUnavailable, StoreError."""
-    async with _connected(dsn) as connection:
+    async with _connected(dsn, writable=True) as connection:
         await connection.execute(_QUERIES["end_lease"], holder)
 
 
@@ -107,7 +111,7 @@ async def apply_fleet(dsn: str, fleet: Fleet, *, prune: bool = False) -> FleetCh
     Raises what `plan_fleet` raises, StoreBusy when somebody holds a row, and StoreDataError when
     the database refuses a value. Nothing was written then.
     """
-    async with _connected(dsn) as connection, connection.transaction():
+    async with _connected(dsn, writable=True) as connection, connection.transaction():
         await connection.execute(QUERIES["limit_lock_waits"], _LOCK_WAIT_MILLISECONDS)
         await connection.execute(_QUERIES["lock_fleet"])
         # The edge API registers nodes of an organization under this lock.
@@ -202,10 +206,10 @@ async def _write_status(connection: Connection, changes: Iterable[Change]) -> No
 
 
 @asynccontextmanager
-async def _connected(dsn: str) -> AsyncIterator[Connection]:
+async def _connected(dsn: str, *, writable: bool = False) -> AsyncIterator[Connection]:
     """One connection; driver errors come out as StoreErrors."""
     try:
-        connection = await _open(dsn)
+        connection = await _open(dsn, writable)
         try:
             yield connection
         finally:
@@ -216,18 +220,18 @@ async def _connected(dsn: str) -> AsyncIterator[Connection]:
         raise _explained(translate(error)) from error
 
 
-async def _open(dsn: str) -> Connection:
+async def _open(dsn: str, writable: bool) -> Connection:
     try:
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=_CONNECT_SECONDS,
-            server_settings={"application_name": "dory-orchestrator fleet"},
-        )
-    except asyncpg.ClientConfigurationError as error:
-        raise StoreUnavailable(f"the database URL is not usable: {error}") from error
-    except ValueError:
-        # Its text may quote a piece of the password.
-        raise StoreUnavailable("the database URL cannot be read") from None
+        url = read(dsn)
+    except ValueError as error:
+        raise StoreUnavailable(str(error)) from None
+    connection = await driver.connect(
+        url,
+        "fleet",
+        timeout_seconds=_CONNECT_SECONDS,
+        command_seconds=_COMMAND_SECONDS,
+        writable=writable,
+    )
     await connection.execute(QUERIES["limit_statements"], _STATEMENT_MILLISECONDS)
     return connection
 

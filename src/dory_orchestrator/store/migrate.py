@@ -7,9 +7,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection as SyncConnection
@@ -17,6 +15,7 @@ from sqlalchemy import NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from dory_orchestrator.core.database_url import read
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
     SchemaError,
@@ -26,6 +25,7 @@ from dory_orchestrator.ports import (
     StoreUnavailable,
 )
 from dory_orchestrator.store import platform_tables
+from dory_orchestrator.store.driver import connect as dial
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
 from dory_orchestrator.store.revision import (
     MIGRATIONS,
@@ -40,9 +40,6 @@ Connection = Any
 """An asyncpg connection, or a proxy of one that a pool handed out."""
 
 _log = get_logger(__name__)
-_UNREADABLE_URL = (
-    "the database URL cannot be read: special characters in its parts must be percent-encoded"
-)
 _SERVER_MAJOR_MIN = 14
 _CONNECT_SECONDS = 10.0
 _LOCK_MILLISECONDS = 10_000
@@ -138,7 +135,7 @@ def current(dsn: str) -> tuple[str | None, str]:
 
 async def _upgrade(dsn: str) -> None:
     async def opened() -> Connection:
-        return await connect(dsn)
+        return await connect(dsn, writable=True)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=opened, poolclass=NullPool)
     try:
@@ -248,38 +245,25 @@ def _alembic_config() -> Config:
     return config
 
 
-async def connect(dsn: str) -> Connection:
+async def connect(dsn: str, *, writable: bool = False) -> Connection:
     """Connect within 10 s. No part of the URL but host and database reaches a message.
 
-    Raises StoreUnavailable.
+    With `writable` only to a server that takes writes. Raises StoreUnavailable.
     """
     try:
-        place = _place(dsn)
-        try:
-            return await asyncpg.connect(
-                dsn, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS
-            )
-        except asyncpg.ClientConfigurationError as error:
-            raise StoreUnavailable(f"the database URL is not usable: {error}") from error
-        except DRIVER_ERRORS as error:
-            kind = StoreTimeout if isinstance(error, TimeoutError) else StoreUnavailable
-            raise kind(f"cannot connect to {place}: {translate(error)}") from error
-    except ValueError:
-        # Its text may quote a piece of the password.
-        raise StoreUnavailable(_UNREADABLE_URL) from None
-
-
-def _place(dsn: str) -> str:
-    """Database and host of a URL. Raises StoreUnavailable if its password is not quoted and
-    would be taken for one of them.
-    """
-    parts = urlsplit(dsn)
-    if "@" in parts.path + parts.fragment:
-        raise StoreUnavailable(_UNREADABLE_URL)
-    if "@" in parts.query:
-        return "the database"
-    host = parts.netloc.rpartition("@")[2] or ", ".join(parse_qs(parts.query).get("host", ()))
-    return f"the database {parts.path.lstrip('/') or '(default)'} at {host or '(default)'}"
+        url = read(dsn)
+    except ValueError as error:
+        raise StoreUnavailable(str(error)) from None
+    try:
+        return await dial(
+            url,
+            timeout_seconds=_CONNECT_SECONDS,
+            command_seconds=_COMMAND_SECONDS,
+            writable=writable,
+        )
+    except DRIVER_ERRORS as error:
+        kind = StoreTimeout if isinstance(error, TimeoutError) else StoreUnavailable
+        raise kind(f"cannot connect to {url.place}: {translate(error)}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from dory_orchestrator.core.breaker import BreakerLimits
+from dory_orchestrator.core.database_url import read
 from dory_orchestrator.core.directive import ENDED, NOT_FOUND, BeatFacts
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
@@ -21,14 +22,9 @@ from dory_orchestrator.ports import (
     StoreDataError,
     StoreUnavailable,
 )
+from dory_orchestrator.store import driver
 from dory_orchestrator.store.checkpoints import CheckpointStatements
-from dory_orchestrator.store.connections import (
-    CONNECT_SECONDS,
-    Connection,
-    Guard,
-    OwnConnection,
-    Pool,
-)
+from dory_orchestrator.store.connections import Connection, Guard, OwnConnection, Pool
 from dory_orchestrator.store.control import ControlStore
 from dory_orchestrator.store.errors import DRIVER_ERRORS, translate
 from dory_orchestrator.store.queries import QUERIES
@@ -36,6 +32,8 @@ from dory_orchestrator.store.revision import verify
 from dory_orchestrator.store.webhooks import WebhookStatements
 
 CHANNEL = "orchestrator_changed"
+_LISTENER_CHECK_SECONDS = 1.0
+"""A connection that only listens hears nothing of its end: so often it asks."""
 _LOCK_WAIT_MILLISECONDS = "1000"
 
 
@@ -56,14 +54,13 @@ class PostgresStore(ControlStore, CheckpointStatements, WebhookStatements):
         breaker: BreakerLimits | None = None,
         role: str = "all",
     ) -> None:
-        self._dsn = dsn
+        self._url = read(dsn)
         self._timeout_seconds = timeout_seconds
         self._canary_gap_seconds = canary_gap_seconds
         guard = Guard(metrics, breaker)
-        name = f"dory-orchestrator {role}"
         self._guard = guard
-        self._beats = OwnConnection(dsn, guard=guard, application_name=f"{name} heartbeats")
-        self._others = Pool(dsn, size=pool_size, guard=guard, application_name=name)
+        self._beats = OwnConnection(self._url, guard=guard, purpose=f"{role} heartbeats")
+        self._others = Pool(self._url, size=pool_size, guard=guard, purpose=role)
         self._listeners = 0
         metrics.connections_active.set_function(self._open_connections)
 
@@ -80,13 +77,9 @@ class PostgresStore(ControlStore, CheckpointStatements, WebhookStatements):
 
     async def ping(self, timeout_seconds: float) -> None:
         """See HealthStore."""
-
-        async def work(connection: Connection) -> None:
-            in_recovery, read_only = await connection.fetchrow(QUERIES["ping"])
-            if in_recovery or read_only:
-                raise StoreUnavailable("the database is read-only")
-
-        await self._others.run("ping", work, timeout_seconds=timeout_seconds, past_breaker=True)
+        await self._others.run(
+            "ping", driver.check, timeout_seconds=timeout_seconds, past_breaker=True
+        )
 
     # Heartbeats
 
@@ -189,38 +182,44 @@ class PostgresStore(ControlStore, CheckpointStatements, WebhookStatements):
         """See ConfigStore. A connection of its own: LISTEN holds it."""
         changed = asyncio.Event()
         try:
-            connection = await asyncpg.connect(
-                self._dsn,
-                timeout=CONNECT_SECONDS,
-                server_settings={"application_name": "dory-orchestrator listener"},
-            )
+            connection = await driver.connect(self._url, "listener")
         except DRIVER_ERRORS as error:
             raise translate(error) from error
         self._listeners += 1
         try:
             connection.add_termination_listener(lambda _connection: changed.set())
             await _listen(connection, changed)
-            yield _wakes(connection, changed)
+            yield self._wakes(connection, changed)
         finally:
             self._listeners -= 1
             connection.terminate()
 
+    async def _wakes(self, connection: Connection, changed: asyncio.Event) -> AsyncIterator[None]:
+        while True:
+            try:
+                async with asyncio.timeout(_LISTENER_CHECK_SECONDS):
+                    await changed.wait()
+            except TimeoutError:
+                await self._check_listener(connection)
+            if connection.is_closed() or self._guard.is_given_up(connection):
+                raise StoreUnavailable("the connection that listens for changes was lost")
+            if changed.is_set():
+                changed.clear()
+                yield
+
+    async def _check_listener(self, connection: Connection) -> None:
+        try:
+            await driver.check(connection)
+        except (StoreUnavailable, *DRIVER_ERRORS) as error:
+            self._guard.give_up(connection, error)
+
 
 async def _listen(connection: Connection, changed: asyncio.Event) -> None:
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(driver.CONNECT_SECONDS):
             await connection.add_listener(CHANNEL, lambda *_: changed.set())
     except DRIVER_ERRORS as error:
         raise translate(error) from error
-
-
-async def _wakes(connection: Connection, changed: asyncio.Event) -> AsyncIterator[None]:
-    while True:
-        await changed.wait()
-        changed.clear()
-        if connection.is_closed():
-            raise StoreUnavailable("the connection that listens for changes was lost")
-        yield
 
 
 def _facts(rows: Sequence[Any], count: int) -> list[BeatFacts]:

@@ -11,6 +11,7 @@ import msgspec
 
 from dory_orchestrator.core import drill, ordering
 from dory_orchestrator.core.answering import QuestionKind, json_text
+from dory_orchestrator.core.database_url import read
 from dory_orchestrator.core.directive import BeatFacts
 from dory_orchestrator.core.drill import DrillFacts
 from dory_orchestrator.core.model import Limits, OrderKind
@@ -78,12 +79,7 @@ class PostgresViews(WebhookViews):
         self._timeout_seconds = timeout_seconds
         self._waiting = 0
         self._asking = 0
-        self._pool = Pool(
-            dsn,
-            size=_CONNECTIONS,
-            guard=Guard(metrics),
-            application_name="dory-orchestrator operators",
-        )
+        self._pool = Pool(read(dsn), size=_CONNECTIONS, guard=Guard(metrics), purpose="operators")
 
     async def close(self) -> None:
         """See FleetViews."""
