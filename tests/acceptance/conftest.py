@@ -13,3 +13,11 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "dory"
     yield folder
     clear(folder)
+
+
+@pytest.fixture(params=["local", "kubernetes"])
+def database_of_run(request: pytest.FixtureRequest) -> str | None:
+    """For tests that are run on both: the database of a `run` on Kubernetes, else None."""
+    if request.param == "local":
+        return None
+    return str(request.getfixturevalue("database_url"))

@@ -50,6 +50,8 @@ STORE_CALLS = (
 CLUSTER_CALLS = ("create_pod", "delete_pod", "seed_state")
 WORLDLY = (*CLUSTER_CALLS, "grant", "save_document")
 AT_ONCE = 6
+TRIES_MAX = 5
+"""Until a call comes that came in both runs without a kill."""
 LATE_SECONDS = 0.6
 """How much later than an interval after the last a checkpoint may be asked for: other tests run
 beside this one, on the same cores."""
@@ -224,28 +226,31 @@ def worth_trying(crossed: Iterable[Crossing]) -> list[Crossing]:
 async def test_whoever_is_killed_at_any_step_is_followed_by_one_who_ends_the_move(
     new_database_url, tmp_path
 ):
-    unharmed = Killer()
-    await go_and_return(new_database_url(), tmp_path, unharmed)
-    crossings = worth_trying(unharmed.crossed)
+    unharmed = Killer(), Killer()
+    for killer in unharmed:
+        await go_and_return(new_database_url(), tmp_path, killer)
+    # Two runs are never quite alike: the last of several calls may not come.
+    always = set(unharmed[1].crossed)
+    crossings = [each for each in worth_trying(unharmed[0].crossed) if each in always]
     assert {crossing.name for crossing in crossings} == {*STORE_CALLS, *CLUSTER_CALLS, "put_state"}
     places, missed = asyncio.Semaphore(AT_ONCE), []
 
     async def try_at(crossing: Crossing) -> None:
         async with places:
-            killer = Killer(crossing)
             folder = tmp_path / str(crossing)
             folder.mkdir()
-            try:
-                await go_and_return(new_database_url(), folder, killer)
-            except Exception as error:
-                error.add_note(f"killed {crossing}")
-                raise
-            if not killer.struck.is_set():
-                missed.append(crossing)
+            for _ in range(TRIES_MAX):
+                killer = Killer(crossing)
+                try:
+                    await go_and_return(new_database_url(), folder, killer)
+                except Exception as error:
+                    error.add_note(f"killed {crossing}")
+                    raise
+                if killer.struck.is_set():
+                    return
+            missed.append(crossing)
 
     async with asyncio.TaskGroup() as group:
         for crossing in crossings:
             group.create_task(try_at(crossing))
-    # Two runs are never quite alike: the last of several calls may not come.
-    assert len(missed) <= len(crossings) / 5, missed
-    assert not [crossing for crossing in missed if crossing.number == 1]
+    assert not missed
