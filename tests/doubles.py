@@ -228,7 +228,17 @@ class MemoryStore:
         self.before_batch(beats)
         self.batches.append(list(beats))
         self.canaries += canary
-        return [self._record(beat) for beat in beats]
+        facts = [self._record(beat) for beat in beats]
+        if canary:
+            self._take_in_the_clock_s_step()
+        return facts
+
+    def _take_in_the_clock_s_step(self) -> None:
+        """Beats that lie ahead count as of now: the clock was set back."""
+        now = datetime.now(UTC)
+        for key, node in self.nodes.items():
+            if node.last_heartbeat_at is not None and node.last_heartbeat_at > now:
+                self.nodes[key] = replace(node, last_heartbeat_at=now)
 
     def _record(self, beat: Beat) -> BeatFacts:
         guarded = self.guard.held_since is not None

@@ -66,6 +66,20 @@ async def test_the_linked_node_is_fresh_and_no_other(world):
     assert await world.last_heartbeat_of(other.id) is None
 
 
+async def test_a_beat_that_lies_ahead_counts_as_of_now_from_the_next_canary_on(world):
+    node = await world.store.register_edge_node(registration("edge"))
+    await world.beat_ahead(node.id, 3600)
+    await record(world)
+    seen = await world.store.read_desired()
+    assert seen.edge_nodes[node.id].last_heartbeat_at > seen.now + 3000
+    await record(world, canary=True)
+    taken = (await world.store.read_desired()).edge_nodes[node.id].last_heartbeat_at
+    # Not moved on by the canaries that follow: silence counts from there.
+    await record(world, canary=True)
+    seen = await world.store.read_desired()
+    assert seen.edge_nodes[node.id].last_heartbeat_at == taken <= seen.now
+
+
 async def test_the_last_beat_of_a_processor_decides_its_health(world):
     key = await world.add_processor()
     beats = [Beat(key, "a", True), Beat(key, "b", True), Beat(key, "a", False)]

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -62,6 +63,10 @@ class World(Protocol):
     async def health_of(self, processor_id: UUID) -> str: ...
 
     async def last_heartbeat_of(self, edge_node_id: UUID) -> object: ...
+
+    async def beat_ahead(self, edge_node_id: UUID, seconds: float) -> None:
+        """Let the last beat of a node lie ahead, as after the clock was set back."""
+        ...
 
     async def touch_desired(self, processor_id: UUID) -> None:
         """Change what is desired, so that whoever listens is woken."""
@@ -175,6 +180,11 @@ class MemoryWorld:
 
     async def last_heartbeat_of(self, edge_node_id: UUID) -> object:
         return self.memory.nodes[edge_node_id].last_heartbeat_at
+
+    async def beat_ahead(self, edge_node_id: UUID, seconds: float) -> None:
+        at = datetime.now(UTC) + timedelta(seconds=seconds)
+        node = self.memory.nodes[edge_node_id]
+        self.memory.nodes[edge_node_id] = replace(node, last_heartbeat_at=at)
 
     async def touch_desired(self, processor_id: UUID) -> None:
         self.memory.notify()
@@ -320,6 +330,14 @@ class PostgresWorld:
     async def last_heartbeat_of(self, edge_node_id: UUID) -> object:
         return await self.connection.fetchval(
             "SELECT last_heartbeat_at FROM edge_nodes WHERE id = $1", edge_node_id
+        )
+
+    async def beat_ahead(self, edge_node_id: UUID, seconds: float) -> None:
+        await self.connection.execute(
+            "UPDATE edge_nodes SET last_heartbeat_at = now() + make_interval(secs => $2)"
+            " WHERE id = $1",
+            edge_node_id,
+            seconds,
         )
 
     async def touch_desired(self, processor_id: UUID) -> None:

@@ -104,6 +104,7 @@ STATES = {
     NodeReason.WELL: NodeState.ONLINE,
     NodeReason.SILENT_BUT_ANSWERING: NodeState.ONLINE,
     NodeReason.BEATING_THOUGH_NOT_READY: NodeState.ONLINE,
+    NodeReason.NOT_READY_BUT_ANSWERING: NodeState.ONLINE,
     NodeReason.SILENCE_UNDECIDED: NodeState.SUSPECT,
     NodeReason.SILENT: NodeState.SUSPECT,
     NodeReason.NOT_READY: NodeState.SUSPECT,
@@ -115,6 +116,7 @@ STATES = {
     NodeReason.DECOMMISSIONED: NodeState.DECOMMISSIONED,
 }
 LIVES = NodeReason.BEATING_THOUGH_NOT_READY
+ANSWERS = NodeReason.NOT_READY_BUT_ANSWERING
 READY, JUST_NOT, LONG_NOT, GONE = "ready", "just not ready", "long not ready", "gone"
 BEATS, QUIET, SILENT, MUTE = "beats", "quiet", "silent long enough", "never beat"
 
@@ -136,21 +138,17 @@ BEATS, QUIET, SILENT, MUTE = "beats", "quiet", "silent long enough", "never beat
         ),
         (READY, MUTE, (NodeReason.WELL,) * 3),
         (JUST_NOT, BEATS, (LIVES,) * 3),
-        (JUST_NOT, QUIET, (NodeReason.NOT_READY,) * 3),
-        (
-            JUST_NOT,
-            SILENT,
-            (NodeReason.NOT_READY, NodeReason.DEAD_NOT_READY, NodeReason.NOT_READY),
-        ),
-        (JUST_NOT, MUTE, (NodeReason.NOT_READY,) * 3),
+        (JUST_NOT, QUIET, (ANSWERS, NodeReason.NOT_READY, NodeReason.NOT_READY)),
+        (JUST_NOT, SILENT, (ANSWERS, NodeReason.DEAD_NOT_READY, NodeReason.NOT_READY)),
+        (JUST_NOT, MUTE, (ANSWERS, NodeReason.NOT_READY, NodeReason.NOT_READY)),
         (LONG_NOT, BEATS, (LIVES,) * 3),
-        (LONG_NOT, QUIET, (NodeReason.DEAD_NOT_READY,) * 3),
-        (LONG_NOT, SILENT, (NodeReason.DEAD_NOT_READY,) * 3),
-        (LONG_NOT, MUTE, (NodeReason.DEAD_NOT_READY,) * 3),
+        (LONG_NOT, QUIET, (ANSWERS, NodeReason.DEAD_NOT_READY, NodeReason.DEAD_NOT_READY)),
+        (LONG_NOT, SILENT, (ANSWERS, NodeReason.DEAD_NOT_READY, NodeReason.DEAD_NOT_READY)),
+        (LONG_NOT, MUTE, (ANSWERS, NodeReason.DEAD_NOT_READY, NodeReason.DEAD_NOT_READY)),
         (GONE, BEATS, (LIVES,) * 3),
-        (GONE, QUIET, (NodeReason.MISSING,) * 3),
-        (GONE, SILENT, (NodeReason.MISSING, NodeReason.DEAD_MISSING, NodeReason.MISSING)),
-        (GONE, MUTE, (NodeReason.MISSING,) * 3),
+        (GONE, QUIET, (ANSWERS, NodeReason.MISSING, NodeReason.MISSING)),
+        (GONE, SILENT, (ANSWERS, NodeReason.DEAD_MISSING, NodeReason.MISSING)),
+        (GONE, MUTE, (ANSWERS, NodeReason.MISSING, NodeReason.MISSING)),
     ],
 )
 @pytest.mark.parametrize("asked", [0, 1, 2])
@@ -237,8 +235,8 @@ def test_just_before_at_and_just_after(known, after, reason):
     ],
 )
 def test_a_beat_of_about_the_time_it_became_not_ready_leads_to_waiting(beat, dies_after):
-    """Also when nobody answers the poller, and when that is not known."""
-    for answering in Answering:
+    """When nobody answers the poller, and when that is not known."""
+    for answering in (NO, UNKNOWN):
         known = not_ready(last_heartbeat_at=T + beat, answering=answering)
         assert not judged(known, T + dies_after - 0.1).is_dead
         assert judged(known, T + dies_after).is_dead

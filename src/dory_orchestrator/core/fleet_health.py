@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from dory_orchestrator.core import brake, node_health
-from dory_orchestrator.core.brake import BrakeRecord, BrakeVerdict
+from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
 from dory_orchestrator.core.model import (
     APPLICATION_NODE_SELECTOR,
     CANARY,
@@ -20,7 +20,13 @@ from dory_orchestrator.core.model import (
     Snapshot,
     node_key,
 )
-from dory_orchestrator.core.node_health import Answering, NodeFacts, NodeVerdict, pretended
+from dory_orchestrator.core.node_health import (
+    Answering,
+    NodeFacts,
+    NodeVerdict,
+    pretended,
+    with_fresh_grace,
+)
 
 _MANAGED = "managed"
 """Application nodes have no row that could say that they are decommissioned."""
@@ -78,6 +84,11 @@ def judge(
         now=snapshot.now,
         limits=limits,
     )
+    if verdict.reason is BrakeReason.RELEASED:
+        # A site mostly comes back node by node: the last ones must not be moved as they return.
+        edge_nodes |= {
+            key: with_fresh_grace(edge_nodes[key], snapshot.now, limits) for key in verdict.suspects
+        }
     names = {row.id: row.name for row in desired.edge_nodes.values()}
     effective = {**edge_nodes, **_drilled(snapshot, edge_nodes)}
     return FleetHealth(effective, application_nodes, verdict, names, edge_nodes)

@@ -46,6 +46,7 @@ class NodeReason(StrEnum):
     DEAD_SILENT = "dead_silent"
     # It lives.
     BEATING_THOUGH_NOT_READY = "beating_though_not_ready"
+    NOT_READY_BUT_ANSWERING = "not_ready_but_answering"
     SILENT_BUT_ANSWERING = "silent_but_answering"
     DRILL = "drill"
     STABILISING = "stabilising"
@@ -71,10 +72,16 @@ SILENT_BUT_READY = frozenset(
         NodeReason.SILENT_BUT_ANSWERING,
     }
 )
-_DEAD = frozenset({NodeReason.DEAD_MISSING, NodeReason.DEAD_NOT_READY, NodeReason.DEAD_SILENT})
-_SEEN_NOT_READY = frozenset(
-    {NodeReason.MISSING, NodeReason.NOT_READY, NodeReason.BEATING_THOUGH_NOT_READY}
+_TROUBLE_OF = {
+    NodeReason.DEAD_MISSING: NodeReason.MISSING,
+    NodeReason.DEAD_NOT_READY: NodeReason.NOT_READY,
+    NodeReason.DEAD_SILENT: NodeReason.SILENT,
+}
+_DEAD = frozenset(_TROUBLE_OF)
+_LIVES_THOUGH_NOT_READY = frozenset(
+    {NodeReason.BEATING_THOUGH_NOT_READY, NodeReason.NOT_READY_BUT_ANSWERING}
 )
+_SEEN_NOT_READY = _LIVES_THOUGH_NOT_READY | {NodeReason.MISSING, NodeReason.NOT_READY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,15 +226,35 @@ def judge(
     """Judge one node; the first rule that holds decides. Unless it is `explained`, of one that is
     and was well the rules are not kept.
 
-    What leaves a doubt stands above what makes a node dead. Every comparison asks whether `now`
-    has reached a moment: a clock that is set back only makes us wait.
+    What leaves a doubt stands above what makes a node dead. A moment that lies ahead, as after the
+    clock was set back, counts as `now`: it must not hide a death for as long as the step was.
     """
     trail = Trail()
+    facts = _up_to(facts, now)
     verdict = _judge(facts, now, gaps, limits, trail)
     was = None if facts.record is None else facts.record.reason
     if not explained and verdict.reason is was is NodeReason.WELL:
         return verdict
     return replace(verdict, why=Why(partial(_known, facts, verdict, now), trail.answers))
+
+
+def _up_to(facts: NodeFacts, now: float) -> NodeFacts:
+    """The facts with no moment by the database's clock after `now`."""
+    record = facts.record
+    if record is not None:
+        moments = (record.since, record.suspect_since, record.well_since, record.last_well_at)
+        if any(at is not None and at > now for at in moments):
+            record = NodeRecord(
+                record.state,
+                record.reason,
+                min(record.since, now),
+                *(None if at is None else min(at, now) for at in moments[1:]),
+                falls=record.falls,
+            )
+    beat = facts.last_heartbeat_at
+    if record is facts.record and (beat is None or beat <= now):
+        return facts
+    return replace(facts, record=record, last_heartbeat_at=None if beat is None else min(beat, now))
 
 
 def _judge(
@@ -347,6 +374,12 @@ def _look_at_not_ready(
     numbers = (now - not_ready_since, beaten, *silence.numbers)
     if trail.ask(Rule.BEATING_THOUGH_NOT_READY, beaten and now < quiet_at, *numbers):
         return _Health(NodeReason.BEATING_THOUGH_NOT_READY, f"{what}, but beating", quiet_at)
+    answers = facts.answering is Answering.YES
+    if trail.ask(Rule.NOT_READY_BUT_ANSWERING, answers, numbers[0], str(facts.answering)):
+        # A dead kubelet, mostly: its containers run on, and nobody could end them before others
+        # took their place.
+        detail = f"{what}, but its pods answer us"
+        return _Health(NodeReason.NOT_READY_BUT_ANSWERING, detail)
     began_at = quiet_at if beaten else not_ready_since
     if facts.beating_since is not None and facts.answering is Answering.NO and now >= quiet_at:
         # It was silent to us before it was so to the cluster.
@@ -365,15 +398,30 @@ def _voice_at(facts: NodeFacts) -> float:
 
 
 def _not_ready_since(facts: NodeFacts, now: float) -> float:
-    """By the cluster, or else since we see it."""
-    if facts.node is not None and facts.node.ready_changed_at is not None:
-        return facts.node.ready_changed_at
+    """By the cluster, or else since we see it: that is the word of the database's clock, which
+    may have been set back behind the cluster's."""
+    node = facts.node
+    if node is not None and node.ready_changed_at is not None and node.ready_changed_at <= now:
+        return node.ready_changed_at
     record = facts.record
     if record is None:
         return now
     if record.reason in _DEAD and record.suspect_since is not None:
         return record.suspect_since
     return record.since if record.reason in _SEEN_NOT_READY else now
+
+
+def with_fresh_grace(verdict: NodeVerdict, now: float, limits: Limits) -> NodeVerdict:
+    """A suspect of a mass failure that is over: others came back, and this one may be about to."""
+    if not verdict.is_suspect:
+        return verdict
+    reason = _TROUBLE_OF.get(verdict.record.reason, verdict.record.reason)
+    state = NodeState.SUSPECT
+    record = replace(verdict.record, state=state, reason=reason, since=now, suspect_since=now)
+    dead_at = now + limits.node_failure_grace_seconds
+    return replace(
+        verdict, state=state, reason=reason, record=record, is_dead=False, wake_at=dead_at
+    )
 
 
 def pretended(verdict: NodeVerdict, by: str, until: float, now: float) -> NodeVerdict:
@@ -436,7 +484,7 @@ def _well(
     limits: Limits,
     trail: Trail,
 ) -> NodeVerdict:
-    ready = found.reason is not NodeReason.BEATING_THOUGH_NOT_READY
+    ready = found.reason not in _LIVES_THOUGH_NOT_READY
     well_since = now
     if ready and facts.record is not None and facts.record.well_since is not None:
         well_since = facts.record.well_since

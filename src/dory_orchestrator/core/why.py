@@ -29,6 +29,7 @@ class Rule(StrEnum):
     PODS_ANSWER = "pods_answer"
     PODS_NOT_ASKED = "pods_not_asked"
     BEATING_THOUGH_NOT_READY = "beating_though_not_ready"
+    NOT_READY_BUT_ANSWERING = "not_ready_but_answering"
     DEAD_ALREADY = "dead_already"
     GRACE_OVER = "grace_over"
     STABILISING = "stabilising"
@@ -118,6 +119,9 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         ),
         Rule.BEATING_THOUGH_NOT_READY: Asked(
             "Is it not ready, but beating?", ("not_ready_seconds", "beat_since", *_SILENCE)
+        ),
+        Rule.NOT_READY_BUT_ANSWERING: Asked(
+            "Is it not ready, and do its pods answer us?", ("not_ready_seconds", "pods_answer")
         ),
         Rule.DEAD_ALREADY: Asked("Was it dead before, and not well since?", ("reason",)),
         Rule.GRACE_OVER: Asked(

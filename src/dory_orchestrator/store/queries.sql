@@ -119,6 +119,16 @@ WITH canary_gap AS (
     INSERT INTO orchestrator.gaps (cause, began_at, ended_at)
     SELECT 'canary', last_beat_at, now() FROM orchestrator.canary
     WHERE now() - last_beat_at > make_interval(secs => $1)
+),
+-- The clock was set back, as where a replica took over: a beat that lies ahead would keep a dead
+-- node fresh for as long as the step was. It counts as of now; a second is what two servers'
+-- transactions may differ by.
+clock_step AS (
+    UPDATE edge_nodes SET last_heartbeat_at = now()
+    WHERE ctid IN (
+        SELECT ctid FROM edge_nodes WHERE last_heartbeat_at > now() + interval '1 second'
+        ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+    )
 )
 UPDATE orchestrator.canary SET last_beat_at = now()
 WHERE ctid IN (SELECT ctid FROM orchestrator.canary FOR NO KEY UPDATE SKIP LOCKED)
