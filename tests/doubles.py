@@ -83,6 +83,7 @@ class Processor:
     owner_ready: bool = False
     locked: bool = False
     last_health_check_at: float | None = None
+    heartbeat_at: float | None = None
     polled_at: float | None = None
     pod_name: str | None = None
     pod_ip: str | None = None
@@ -128,6 +129,7 @@ class MemoryStore:
     gaps: list[tuple[str, float]] = field(default_factory=list)
     before_batch: Callable[[Sequence[Beat]], None] = lambda _beats: None
     clock: Callable[[], float] = time.time
+    quiet_seconds: float = 30.0
     fleet_id: str = "00000000-0000-0000-0000-0000000000f1"
     leader: MemoryLeader = field(default_factory=MemoryLeader)
     owners: dict[UUID, Ownership] = field(default_factory=dict)
@@ -250,7 +252,7 @@ class MemoryStore:
             return replace(NOT_FOUND, deletion_undecided=guarded or has_pod)
         if not processor.locked:
             processor.health_status = "healthy" if beat.healthy else "unhealthy"
-            processor.last_health_check_at = self.clock()
+            processor.last_health_check_at = processor.heartbeat_at = self.clock()
             self._touch(processor.edge_node_id)
             if beat.node_name == processor.left_node_name:
                 self._touch(processor.home_id)
@@ -402,6 +404,7 @@ class MemoryStore:
                 )
                 for node in self.nodes.values()
             },
+            heartbeats=self._heartbeats(),
             links={key: node_id for key, node_id in links.items() if node_id is not None},
             homes={
                 key: row.home_id
@@ -418,6 +421,16 @@ class MemoryStore:
             orders=dict(self.orders),
             drill=self.drill,
         )
+
+    def _heartbeats(self) -> dict[UUID, float | None]:
+        """Of processors whose nodes have been silent for `quiet_seconds`."""
+        found: dict[UUID, float | None] = {}
+        for key, row in self.processors.items():
+            node = self.nodes.get(row.edge_node_id) if row.edge_node_id is not None else None
+            at = None if node is None else _seconds(node.last_heartbeat_at)
+            if at is not None and at < self.clock() - self.quiet_seconds:
+                found[key] = row.heartbeat_at
+        return found
 
     def _pause(self) -> Pause | None:
         in_force = self.pause is not None and self.pause.until > self.clock()

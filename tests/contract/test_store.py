@@ -12,6 +12,7 @@ from dory_orchestrator.ports import (
     EdgeNodeAmbiguous,
     EdgeNodeNotFound,
     EdgeNodeRegistration,
+    PodFinding,
     RegistrationRefused,
 )
 
@@ -68,7 +69,7 @@ async def test_the_linked_node_is_fresh_and_no_other(world):
 
 async def test_a_beat_that_lies_ahead_counts_as_of_now_from_the_next_canary_on(world):
     node = await world.store.register_edge_node(registration("edge"))
-    await world.beat_ahead(node.id, 3600)
+    await world.move_heartbeat(node.id, 3600)
     await record(world)
     seen = await world.store.read_desired()
     assert seen.edge_nodes[node.id].last_heartbeat_at > seen.now + 3000
@@ -78,6 +79,22 @@ async def test_a_beat_that_lies_ahead_counts_as_of_now_from_the_next_canary_on(w
     await record(world, canary=True)
     seen = await world.store.read_desired()
     assert seen.edge_nodes[node.id].last_heartbeat_at == taken <= seen.now
+
+
+async def test_of_a_silent_node_each_processor_s_last_heartbeat_is_known(world):
+    """Also once the poller has written over it."""
+    node = await world.store.register_edge_node(registration("edge"))
+    beating, mute = [await world.add_processor(edge_node_id=node.id) for _ in range(2)]
+    await record(world, Beat(beating, "edge", True))
+    assert (await world.store.read_desired()).heartbeats == {}
+    await world.forget_beat(beating, 61)
+    await world.move_heartbeat(node.id, -61)
+    first = await world.store.read_desired()
+    assert first.heartbeats == {beating: first.heartbeats[beating], mute: None}
+    assert first.heartbeats[beating] <= first.now - 61
+    for _ in range(2):
+        await world.store.record_pod_health([PodFinding(beating, True), PodFinding(mute, True)])
+        assert (await world.store.read_desired()).heartbeats == first.heartbeats
 
 
 async def test_the_last_beat_of_a_processor_decides_its_health(world):

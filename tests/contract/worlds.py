@@ -64,8 +64,8 @@ class World(Protocol):
 
     async def last_heartbeat_of(self, edge_node_id: UUID) -> object: ...
 
-    async def beat_ahead(self, edge_node_id: UUID, seconds: float) -> None:
-        """Let the last beat of a node lie ahead, as after the clock was set back."""
+    async def move_heartbeat(self, edge_node_id: UUID, seconds: float) -> None:
+        """Let the last heartbeat of a node be so many seconds from now."""
         ...
 
     async def touch_desired(self, processor_id: UUID) -> None:
@@ -181,7 +181,7 @@ class MemoryWorld:
     async def last_heartbeat_of(self, edge_node_id: UUID) -> object:
         return self.memory.nodes[edge_node_id].last_heartbeat_at
 
-    async def beat_ahead(self, edge_node_id: UUID, seconds: float) -> None:
+    async def move_heartbeat(self, edge_node_id: UUID, seconds: float) -> None:
         at = datetime.now(UTC) + timedelta(seconds=seconds)
         node = self.memory.nodes[edge_node_id]
         self.memory.nodes[edge_node_id] = replace(node, last_heartbeat_at=at)
@@ -237,7 +237,7 @@ class MemoryWorld:
 
     async def forget_beat(self, processor_id: UUID, seconds: float) -> None:
         row = self.memory.processors[processor_id]
-        row.last_health_check_at = self.memory.clock() - seconds
+        row.last_health_check_at = row.heartbeat_at = self.memory.clock() - seconds
 
     async def shown_of(self, processor_id: UUID) -> Shown:
         row = self.memory.processors[processor_id]
@@ -332,7 +332,7 @@ class PostgresWorld:
             "SELECT last_heartbeat_at FROM edge_nodes WHERE id = $1", edge_node_id
         )
 
-    async def beat_ahead(self, edge_node_id: UUID, seconds: float) -> None:
+    async def move_heartbeat(self, edge_node_id: UUID, seconds: float) -> None:
         await self.connection.execute(
             "UPDATE edge_nodes SET last_heartbeat_at = now() + make_interval(secs => $2)"
             " WHERE id = $1",

@@ -25,13 +25,18 @@ POD = a_pod(PROCESSOR, node_name="edge-1", started_at=START - 500, ready_changed
 WELL = NodeRecord(NodeState.ONLINE, NodeReason.WELL, START - 500, None, START - 500, START - 500)
 
 
-def judged(*, pods=(POD,), answers=None, node=None, gaps=(), heard_at=START - 300):
+def judged(*, pods=(POD,), answers=None, node=None, gaps=(), heard_at=START - 300, beats=None):
     row = an_edge_row("edge-1", last_heartbeat_at=heard_at)
     node = node or an_edge_node("edge-1")
     snapshot = a_snapshot([PROCESSOR], pods, nodes=[node], edge_nodes=[row])
     snapshot = replace(
         snapshot,
-        desired=replace(snapshot.desired, gaps=tuple(gaps), node_records={f"edge {row.id}": WELL}),
+        desired=replace(
+            snapshot.desired,
+            gaps=tuple(gaps),
+            node_records={f"edge {row.id}": WELL},
+            heartbeats=beats or {},
+        ),
         answers=answers or {},
     )
     health = fleet_health.judge(snapshot, fleet_health.pods_of_node(pods), LIMITS)
@@ -44,6 +49,21 @@ def test_silence_needs_a_pod_that_has_beaten_since_its_start():
     assert judged(pods=[fresh], answers={fresh.uid: False}).reason is NodeReason.WELL
     assert judged(pods=[], answers={}).reason is NodeReason.WELL
     assert judged(answers={POD.uid: False}, heard_at=None).reason is NodeReason.WELL
+
+
+@pytest.mark.parametrize(
+    ("heartbeat_at", "is_dead"),
+    [
+        pytest.param(None, False, id="mute: its neighbour beat, and is gone"),
+        pytest.param(START - 501, False, id="its container of before beat"),
+        pytest.param(START - 300, True, id="it beat itself"),
+    ],
+)
+def test_a_node_is_silent_only_where_a_program_that_runs_has_beaten(heartbeat_at, is_dead):
+    """Ready, and our calls do not get to it: else a rollout to a version without heartbeats, or
+    the deletion of the only program that sends them, would move its neighbours."""
+    found = judged(answers={POD.uid: False}, beats={PROCESSOR.processor_id: heartbeat_at})
+    assert found.is_dead is is_dead
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,8 @@ class Site:
                     if one.name == pod.node_name and not silent:
                         at = datetime.fromtimestamp(now(), UTC)
                         store.nodes[one.id] = replace(one, last_heartbeat_at=at)
+                        if pod.processor_id in store.processors:
+                            store.processors[pod.processor_id].heartbeat_at = now()
 
     def place_of(self, number: int = 0) -> list[str]:
         """Where its living pods are."""

@@ -82,6 +82,8 @@ def open_store(settings: Settings, metrics: Metrics, role: str) -> PostgresStore
         metrics=metrics,
         pool_size=settings.database_pool_size,
         timeout_seconds=settings.database_timeout,
+        # Whether a node is silent is asked of its processors well before it counts as such.
+        quiet_seconds=settings.heartbeat_stale / 2,
         role=role,
     )
 

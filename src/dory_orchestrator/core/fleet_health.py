@@ -127,7 +127,7 @@ def _judge(
         node=node,
         status=_MANAGED if row is None else row.status,
         last_heartbeat_at=heard_at,
-        beating_since=_beating_since(pods, heard_at),
+        beating_since=_beating_since(pods, heard_at, snapshot.desired.heartbeats),
         answering=_answering(pods, snapshot.answers),
         record=snapshot.desired.node_records.get(node_key(row.id if row else None, name)),
     )
@@ -144,18 +144,23 @@ def _gaps_that_count(gaps: Sequence[Gap], facts: NodeFacts) -> Sequence[Gap]:
     return [gap for gap in gaps if gap.cause == CANARY]
 
 
-def _beating_since(pods: Iterable[Pod], heard_at: float | None) -> float | None:
-    """Since when the node should be heard: a running pod that became ready after its last beat
-    has not beaten yet, and may be one that never does."""
+def _beating_since(
+    pods: Iterable[Pod], heard_at: float | None, heartbeats: Mapping[UUID, float | None]
+) -> float | None:
+    """Since when the node should be heard: a running pod that has not beaten since its start may
+    be one that never does. Of a processor that `heartbeats` does not know the node's word
+    counts."""
     if heard_at is None:
         return None
+
+    def has_beaten(pod: Pod) -> bool:
+        at = heartbeats.get(pod.processor_id, heard_at) if pod.processor_id else heard_at
+        return at is not None and pod.started_at is not None and pod.started_at <= at
+
     moments = [
         pod.ready_changed_at if pod.ready and pod.ready_changed_at else pod.started_at
         for pod in pods
-        if pod.phase is PodPhase.RUNNING
-        and not pod.terminating
-        and pod.started_at is not None
-        and pod.started_at <= heard_at
+        if pod.phase is PodPhase.RUNNING and not pod.terminating and has_beaten(pod)
     ]
     return max((moment for moment in moments if moment is not None), default=None)
 

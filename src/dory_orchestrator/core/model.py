@@ -450,14 +450,16 @@ class Desired:
     """Everything that the database says, read at one moment: `now` by its clock.
 
     `links` leads from a processor to the edge node of its active link, `homes` to the one that
-    it has failed over from. `node_records` are by `node_key`. `gaps` are those that can matter
-    still.
+    it has failed over from. `heartbeats` holds the last heartbeat of each processor whose node
+    has been silent for a while, None where it has never beaten. `node_records` are by `node_key`.
+    `gaps` are those that can matter still.
     """
 
     now: float
     fleet_id: str
     configs: Mapping[UUID, ProcessorConfig]
     edge_nodes: Mapping[UUID, EdgeNodeRow] = field(default_factory=dict)
+    heartbeats: Mapping[UUID, float | None] = field(default_factory=dict)
     links: Mapping[UUID, UUID] = field(default_factory=dict)
     homes: Mapping[UUID, UUID] = field(default_factory=dict)
     ownership: Mapping[UUID, Ownership] = field(default_factory=dict)

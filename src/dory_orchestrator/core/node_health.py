@@ -241,20 +241,27 @@ def judge(
 def _up_to(facts: NodeFacts, now: float) -> NodeFacts:
     """The facts with no moment by the database's clock after `now`."""
     record = facts.record
-    if record is not None:
-        moments = (record.since, record.suspect_since, record.well_since, record.last_well_at)
-        if any(at is not None and at > now for at in moments):
-            record = NodeRecord(
-                record.state,
-                record.reason,
-                min(record.since, now),
-                *(None if at is None else min(at, now) for at in moments[1:]),
-                falls=record.falls,
-            )
+    if record is not None and _is_ahead(record, now):
+        record = replace(
+            record,
+            since=min(record.since, now),
+            suspect_since=_at_most(record.suspect_since, now),
+            well_since=_at_most(record.well_since, now),
+            last_well_at=_at_most(record.last_well_at, now),
+        )
     beat = facts.last_heartbeat_at
     if record is facts.record and (beat is None or beat <= now):
         return facts
-    return replace(facts, record=record, last_heartbeat_at=None if beat is None else min(beat, now))
+    return replace(facts, record=record, last_heartbeat_at=_at_most(beat, now))
+
+
+def _is_ahead(record: NodeRecord, now: float) -> bool:
+    moments = (record.since, record.suspect_since, record.well_since, record.last_well_at)
+    return any(at is not None and at > now for at in moments)
+
+
+def _at_most(at: float | None, now: float) -> float | None:
+    return None if at is None else min(at, now)
 
 
 def _judge(

@@ -80,6 +80,7 @@ class ControlStore:
     _others: Pool
     _timeout_seconds: float
     _canary_gap_seconds: float
+    _quiet_seconds: float
 
     # The lease
 
@@ -120,7 +121,7 @@ class ControlStore:
 
     @cached_property
     def _desired(self) -> "_DesiredReader":
-        return _DesiredReader(self._canary_gap_seconds)
+        return _DesiredReader(self._canary_gap_seconds, self._quiet_seconds)
 
     async def read_desired(self) -> Desired:
         """See FleetStore. All statements read one snapshot of the database."""
@@ -392,8 +393,9 @@ async def _show_what_can_be(connection: Connection, records: Sequence[Record]) -
 class _DesiredReader:
     """Reads what is desired, and keeps the values of rows that have not changed."""
 
-    def __init__(self, canary_gap_seconds: float) -> None:
+    def __init__(self, canary_gap_seconds: float, quiet_seconds: float) -> None:
         self._canary_gap_seconds = canary_gap_seconds
+        self._quiet_seconds = quiet_seconds
         self._configs = ConfigReader()
         self._owners: Kept[UUID, Any, Ownership] = Kept()
         self._nodes: Kept[UUID, Any, EdgeNodeRow] = Kept()
@@ -404,6 +406,7 @@ class _DesiredReader:
         moment = await connection.fetchrow(QUERIES["read_now"])
         guard = await connection.fetchrow(QUERIES["read_guard"])
         nodes = await connection.fetch(QUERIES["list_edge_nodes"])
+        heartbeats = await connection.fetch(QUERIES["list_heartbeats"], self._quiet_seconds)
         links = await connection.fetch(QUERIES["list_links"])
         homes = await connection.fetch(QUERIES["list_homes"])
         moves = await connection.fetch(QUERIES["list_moves"])
@@ -419,6 +422,7 @@ class _DesiredReader:
             fleet_id=moment["fleet_id"],
             configs=await self._configs.read(connection),
             edge_nodes=self._nodes.take({row[0]: row for row in nodes}, _edge_node),
+            heartbeats={row["processor_id"]: row["heartbeat_at"] for row in heartbeats},
             links={row["processor_id"]: row["edge_node_id"] for row in links},
             homes={row["processor_id"]: row["edge_node_id"] for row in homes},
             moves={row["processor_id"]: _move(row) for row in moves},

@@ -51,12 +51,14 @@ class PostgresStore(ControlStore, CheckpointStatements, WebhookStatements):
         pool_size: int,
         timeout_seconds: float,
         canary_gap_seconds: float = 3.0,
+        quiet_seconds: float = 30.0,
         breaker: BreakerLimits | None = None,
         role: str = "all",
     ) -> None:
         self._url = read(dsn)
         self._timeout_seconds = timeout_seconds
         self._canary_gap_seconds = canary_gap_seconds
+        self._quiet_seconds = quiet_seconds
         guard = Guard(metrics, breaker)
         self._guard = guard
         self._beats = OwnConnection(self._url, guard=guard, purpose=f"{role} heartbeats")

@@ -274,6 +274,20 @@ LEFT JOIN orchestrator.cordons c ON c.edge_node_id = n.id
 WHERE n.id IS NOT NULL
 ORDER BY id, organization_id, name, status
 
+-- list_heartbeats --
+-- $1 seconds. The last heartbeat of each processor whose edge node has been silent for so long:
+-- only of such a node it matters who has beaten.
+SELECT p.id AS processor_id, extract(epoch FROM max(
+    CASE WHEN p.last_health_check_at IS DISTINCT FROM h.written_at
+        THEN p.last_health_check_at ELSE h.heartbeat_at END
+))::float8 AS heartbeat_at
+FROM edge_nodes n
+JOIN edge_node_apps a ON a.edge_node_id = n.id AND a.status = 'active'
+JOIN processors p ON p.id = a.processor_id
+LEFT JOIN orchestrator.pod_health h ON h.processor_id = p.id
+WHERE n.last_heartbeat_at < now() - make_interval(secs => $1)
+GROUP BY p.id
+
 -- list_links --
 -- A table of the platform's may hold several active ones: the oldest counts.
 SELECT DISTINCT ON (processor_id) processor_id, edge_node_id
@@ -845,7 +859,11 @@ WITH found AS (
     SELECT * FROM unnest($1::uuid[], $2::boolean[]) AS f (processor_id, healthy)
 ),
 mute AS MATERIALIZED (
-    SELECT p.id, p.ctid AS place FROM processors p
+    SELECT p.id, p.ctid AS place,
+        -- Its last heartbeat, which is written over.
+        CASE WHEN p.last_health_check_at IS DISTINCT FROM h.written_at
+            THEN p.last_health_check_at ELSE h.heartbeat_at END AS heartbeat_at
+    FROM processors p
     LEFT JOIN orchestrator.pod_health h ON h.processor_id = p.id
     WHERE p.id = ANY ($1)
         AND (p.last_health_check_at IS NULL
@@ -861,8 +879,9 @@ written AS (
     FROM mute m JOIN found f ON f.processor_id = m.id
     WHERE p.ctid = m.place
     -- As it stands there: the platform's column may be coarser than now().
-    RETURNING p.id, p.last_health_check_at
+    RETURNING p.id, p.last_health_check_at, m.heartbeat_at
 )
-INSERT INTO orchestrator.pod_health (processor_id, written_at)
-SELECT DISTINCT id, last_health_check_at FROM written
-ON CONFLICT (processor_id) DO UPDATE SET written_at = excluded.written_at
+INSERT INTO orchestrator.pod_health (processor_id, written_at, heartbeat_at)
+SELECT DISTINCT ON (id) id, last_health_check_at, heartbeat_at FROM written
+ON CONFLICT (processor_id) DO UPDATE
+SET written_at = excluded.written_at, heartbeat_at = excluded.heartbeat_at

@@ -258,10 +258,11 @@ CREATE INDEX events_processor_id_idx ON orchestrator.events (processor_id, id);
 CREATE INDEX events_at_idx ON orchestrator.events (at);
 
 -- When the health poller last wrote a processor's health: if nobody wrote since, it does not
--- beat by itself.
+-- beat by itself. `heartbeat_at` is its last heartbeat before that.
 CREATE TABLE orchestrator.pod_health (
     processor_id uuid NOT NULL,
     written_at timestamptz NOT NULL,
+    heartbeat_at timestamptz,
     CONSTRAINT pod_health_pkey PRIMARY KEY (processor_id)
 ) WITH (fillfactor = 50);
 
@@ -471,7 +472,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0011');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0012');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --
