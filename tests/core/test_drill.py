@@ -111,6 +111,7 @@ def test_another_node_that_dies_aborts_it():
         fleet,
         desired=replace(fleet.desired, edge_nodes=rows, node_records={f"edge {row.id}": record}),
         observed=replace(fleet.observed, nodes={**fleet.observed.nodes, "edge-2": lost}),
+        answers={},
     )
     assert step(snapshot) == ABORTED
 
@@ -127,6 +128,7 @@ def test_trouble_of_its_own_aborts_it():
         fleet,
         desired=replace(fleet.desired, edge_nodes=rows),
         observed=replace(fleet.observed, nodes=nodes),
+        answers={},
     )
     assert step(snapshot) == ABORTED
 

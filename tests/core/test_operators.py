@@ -70,7 +70,8 @@ def in_trouble(snapshot: Snapshot, *names: str) -> Snapshot:
         key: replace(row, last_heartbeat_at=START - 100) if row.name in names else row
         for key, row in snapshot.desired.edge_nodes.items()
     }
-    return observe(desire(snapshot, edge_nodes=rows), nodes=nodes)
+    answers = {uid: pod.node_name not in names for uid, pod in snapshot.observed.pods.items()}
+    return replace(observe(desire(snapshot, edge_nodes=rows), nodes=nodes), answers=answers)
 
 
 def test_an_order_is_followed():

@@ -99,8 +99,12 @@ class Site:
     # Evidence
 
     def answers(self) -> Mapping[str, bool]:
+        """A lost node takes its pods with it."""
+        nodes = self.rig.cluster.nodes
         return {
-            uid: pod.node_name not in self.unreachable for uid, pod in self.rig.cluster.pods.items()
+            uid: pod.node_name not in self.unreachable
+            and ((node := nodes.get(pod.node_name or "")) is None or node.ready)
+            for uid, pod in self.rig.cluster.pods.items()
         }
 
     def is_restored(self, pod: Pod) -> bool:
