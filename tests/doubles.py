@@ -32,6 +32,7 @@ from dory_orchestrator.core.model import (
     ProcessorConfig,
 )
 from dory_orchestrator.core.node_health import NodeRecord
+from dory_orchestrator.core.node_rows import Candidate
 from dory_orchestrator.core.plan import (
     Adopt,
     CancelMove,
@@ -328,7 +329,7 @@ class MemoryStore:
         if not found:
             raise EdgeNodeNotFound("node_name: unknown")
         if len({node.organization_id for node in found}) > 1:
-            raise EdgeNodeAmbiguous("node_name: in several organizations")
+            raise EdgeNodeAmbiguous("node_name", name, [_candidate(node) for node in found])
         return sum(self._decommission(node) for node in found)
 
     def _decommission(self, node: EdgeNode) -> int:
@@ -796,3 +797,7 @@ class _Listener:
             if self.cut:
                 raise StoreUnavailable("the connection that listens for changes was lost")
             yield
+
+
+def _candidate(node: EdgeNode) -> Candidate:
+    return Candidate(node.organization_id, node.id, node.status)

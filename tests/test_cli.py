@@ -1,8 +1,11 @@
 """The command line, up to where other rooms take over."""
 
+import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
@@ -11,6 +14,7 @@ from tests.test_settings import SAMPLES
 
 from dory_orchestrator import __version__
 from dory_orchestrator.cli import main, revision_text
+from dory_orchestrator.core.diagnosis import DATABASE_REMEDY
 from dory_orchestrator.settings import SECRETS, Settings, environment_name, flag_name
 
 FIELDS = tuple(Settings.model_fields)
@@ -24,6 +28,12 @@ NO_SETTINGS: dict[str, str | None] = {environment_name(name): None for name in F
 
 def call(*arguments: str, **environ: str) -> Result:
     return CliRunner().invoke(main, arguments, env={**NO_SETTINGS, **environ})
+
+
+def call_apart(*arguments: str) -> Result:
+    """In a thread, where pytest-asyncio's event loop is not taken away."""
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(call, *arguments).result()
 
 
 def assert_refused(result: Result, *words: str) -> None:
@@ -154,13 +164,10 @@ class TestBadSettings:
         assert_refused(call("dance"), "dance")
 
 
-class TestDev:
-    @pytest.mark.parametrize("port", ["65536", "-1", "http"])
-    def test_bad_port(self, port: str) -> None:
-        assert_refused(call("dev", "--port", port), "--port", port)
+class TestFleetApply:
+    """What is at fault is told by its name: the file before a database is asked for."""
 
-    def test_missing_fleet(self, tmp_path: Path) -> None:
-        assert_refused(call("dev", "--fleet", str(tmp_path / "none.yaml")), "--fleet", "none.yaml")
+    NOWHERE = "postgresql://127.0.0.1:1/x"
 
     @pytest.mark.parametrize(
         ("content", "told"),
@@ -170,19 +177,54 @@ class TestDev:
             ("processors:\n  - {name: mine, comand: x}\n", "fleet.yaml:2: processors[0].comand"),
         ],
     )
-    def test_mistake_in_a_fleet(self, tmp_path: Path, content: str, told: str) -> None:
+    @pytest.mark.parametrize("database", [(), ("--config-db", NOWHERE)])
+    def test_a_mistake_in_the_file(
+        self, tmp_path: Path, content: str, told: str, database: tuple[str, ...]
+    ) -> None:
         file = tmp_path / "fleet.yaml"
         file.write_text(content, encoding="utf-8")
-        assert_refused(call("dev", "--fleet", str(file)), "dory-orchestrator: ", told)
+        result = call_apart("fleet", "apply", str(file), *database)
+        assert_refused(result, "dory-orchestrator: ", told)
+        assert "database" not in result.stderr
 
-    @pytest.mark.parametrize("content", ["", "\n  \n", "# nodes: []\n\n  # none\n"])
-    def test_empty_fleet_is_accepted(self, tmp_path: Path, content: str) -> None:
-        """The next mistake is told instead; so nothing is started here."""
+    def test_a_database_that_is_not_there(self, tmp_path: Path) -> None:
         file = tmp_path / "fleet.yaml"
-        file.write_text(content, encoding="utf-8")
-        result = call("dev", "--fleet", str(file), "--log-level", "loud")
-        assert_refused(result, "log_level: 'loud' (from flag --log-level)")
-        assert "fleet" not in result.stderr
+        file.touch()
+        result = call_apart("fleet", "apply", str(file), "--config-db", self.NOWHERE)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("dory-orchestrator: database: ")
+        assert f"-> {DATABASE_REMEDY}" in result.stderr
+
+    def test_the_database_of_a_dev_that_ended(self, tmp_path: Path) -> None:
+        file = tmp_path / "fleet.yaml"
+        file.touch()
+        (tmp_path / "endpoints.json").write_text(json.dumps({"database": self.NOWHERE}))
+        result = call_apart("fleet", "apply", str(file), "--data-dir", str(tmp_path))
+        assert result.exit_code == 1
+        assert f"-> look whether `dev` still runs in {tmp_path}" in result.stderr
+
+    def test_a_file_that_takes_what_is_not_its_own(self, tmp_path: Path, database_url: str) -> None:
+        file = tmp_path / "fleet.yaml"
+        taken = str(UUID(int=7))
+        text = 'organization: "{}"\nprocessors: [{{name: p, command: [x], id: "{}"}}]\n'
+        results = []
+        for organization in ("one", "two"):
+            file.write_text(text.format(organization, taken), encoding="utf-8")
+            results.append(call_apart("fleet", "apply", str(file), "--config-db", database_url))
+        assert results[0].exit_code == 0
+        result = results[1]
+        assert result.exit_code == 1
+        assert f"{file}: cannot be applied: processor p: the id {taken}" in result.stderr
+        assert "database" not in result.stderr
+
+
+class TestDev:
+    @pytest.mark.parametrize("port", ["65536", "-1", "http"])
+    def test_bad_port(self, port: str) -> None:
+        assert_refused(call("dev", "--port", port), "--port", port)
+
+    def test_missing_fleet(self, tmp_path: Path) -> None:
+        assert_refused(call("dev", "--fleet", str(tmp_path / "none.yaml")), "--fleet", "none.yaml")
 
     def test_what_it_settles_itself_is_not_read(self) -> None:
         """Bad values of the environment for these would be told beside that of the level."""

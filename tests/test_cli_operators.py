@@ -122,7 +122,7 @@ class TestNode:
     def test_which_is_meant(self, service):
         self.add(service)
         result = service.call("node", "edge")
-        assert (result.exit_code, "edge-1 (organization" in result.stderr) == (1, True)
+        assert (result.exit_code, "edge-1 (organization" in result.stderr) == (2, True)
         assert "edge-10" in result.stderr
         result = service.call("node", "nowhere")
         assert (result.exit_code, "no node is called 'nowhere'" in result.stderr) == (1, True)
@@ -130,8 +130,16 @@ class TestNode:
     def test_of_one_organization(self, service):
         for number in (1, 2):
             now(service.world.add_node("edge-1", organization_id=UUID(int=number)))
-        result = service.call("node", "edge-1")
-        assert (result.exit_code, "several nodes are called" in result.stderr) == (1, True)
+        for command in (
+            ("node", "edge-1"),
+            ("explain", "node", "edge-1"),
+            ("cordon", "edge-1", "--reason", "a"),
+            ("uncordon", "edge-1"),
+        ):
+            result = service.call(*command)
+            said = " ".join(result.stderr.split())
+            assert (result.exit_code, command, said.count("online, id")) == (2, command, 2)
+            assert all(str(UUID(int=number)) in said for number in (1, 2))
         result = service.call("node", "edge-1", "--organization", str(UUID(int=2)), "-o", "json")
         assert json.loads(result.stdout)["node"]["organization_id"] == str(UUID(int=2))
 

@@ -15,10 +15,12 @@ from dory_orchestrator.core.answering import Question, QuestionKind
 from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
 from dory_orchestrator.core.drill import DrillFacts
 from dory_orchestrator.core.model import OrderKind
+from dory_orchestrator.core.node_rows import Candidate
 from dory_orchestrator.core.ordering import OrderFacts
 from dory_orchestrator.ports import (
     BrakeStatus,
     DrillView,
+    EdgeNodeAmbiguous,
     EventBounds,
     EventPage,
     EventQuery,
@@ -309,7 +311,7 @@ class MemoryViews(MemoryWebhookViews):
         if not found:
             raise OperatorRefused(f"node: there is no edge node {name}")
         if len(found) > 1:
-            raise OperatorRefused(f"node: {len(found)} organizations have a node {name}: name one")
+            raise EdgeNodeAmbiguous("node", name, [_candidate(self.nodes[n]) for n in found])
         return found[0]
 
     @property
@@ -701,6 +703,12 @@ def _move_matches(move: MoveView, query: MoveQuery) -> bool:
         and _is(query.under_way, move.ended_at is None)
         and _is(query.outcome, move.outcome)
     )
+
+
+def _candidate(node: NodeView) -> Candidate:
+    assert node.edge_node_id is not None
+    assert node.organization_id is not None
+    return Candidate(node.organization_id, node.edge_node_id, str(node.status))
 
 
 def _suspect(node: NodeView) -> SuspectNode:

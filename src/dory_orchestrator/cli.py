@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
-from uuid import UUID
 
 import click
 
@@ -180,7 +179,6 @@ def dev_command(
       dory-orchestrator dev
       dory-orchestrator dev --fleet fleet.yaml --watch
     """
-    _check_fleet(fleet)
     variables = {environment_name(name) for name in _SETTLED_IN_DEV}
     environ = {name: value for name, value in os.environ.items() if name not in variables}
     loaded = _load({**flags, **_FIXED_IN_DEV, "metrics_port": port}, environ, None)
@@ -301,19 +299,6 @@ def _check_tracing(loaded: Loaded) -> None:
 
 def _configure_logs(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format)
-
-
-def _check_fleet(file: Path | None) -> None:
-    """A mistake in the file is told before anything is started."""
-    if file is None:
-        return
-    from dory_orchestrator.fleet_file import FleetFileError
-    from dory_orchestrator.fleet_file import load as load_fleet
-
-    try:
-        load_fleet(file, UUID(int=0))
-    except FleetFileError as error:
-        _exit(_WRONG_CALL, *error.problems)
 
 
 def _exit(code: int, *problems: str) -> NoReturn:

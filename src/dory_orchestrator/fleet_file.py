@@ -65,17 +65,40 @@ class FleetFileError(Exception):
         self.problems = tuple(problems)
 
 
-def load(path: Path, namespace: UUID) -> Fleet:
-    """Read a fleet file. Ids are derived from `namespace`, organization and names.
+class FleetFile:
+    """A fleet file that was understood. It belongs to no database yet."""
 
-    Raises FleetFileError.
-    """
+    def __init__(self, content: bytes, *, name: str, folder: Path) -> None:
+        """Of a file that is called `name` and stands in `folder`. Raises FleetFileError."""
+        tree = _Tree(name, content)
+        tree.problems += _reference_problems(tree.content)
+        try:
+            document = _Document.model_validate(tree.content)
+        except ValidationError as error:
+            tree.problems += [_problem(details) for details in error.errors()]
+            raise tree.error() from error
+        if tree.problems:
+            raise tree.error()
+        self._document, self._folder = document, folder
+
+    def fleet(self, namespace: UUID) -> Fleet:
+        """What it says. Ids are derived from `namespace`, organization and names."""
+        return _fleet(self._document, self._folder, namespace)
+
+
+def read(path: Path) -> FleetFile:
+    """Understand a fleet file. Raises FleetFileError."""
     try:
         with path.open("rb") as file:
             content = file.read(BYTES_MAX + 1)
     except OSError as error:
         raise FleetFileError([f"{path}: cannot be read: {error.strerror}"]) from error
-    return parse(content, name=str(path), folder=path.resolve().parent, namespace=namespace)
+    return FleetFile(content, name=str(path), folder=path.resolve().parent)
+
+
+def load(path: Path, namespace: UUID) -> Fleet:
+    """Read a fleet file. Raises FleetFileError."""
+    return read(path).fleet(namespace)
 
 
 def parse(content: bytes, *, name: str, folder: Path, namespace: UUID) -> Fleet:
@@ -83,16 +106,7 @@ def parse(content: bytes, *, name: str, folder: Path, namespace: UUID) -> Fleet:
 
     Raises FleetFileError.
     """
-    tree = _Tree(name, content)
-    tree.problems += _reference_problems(tree.content)
-    try:
-        document = _Document.model_validate(tree.content)
-    except ValidationError as error:
-        tree.problems += [_problem(details) for details in error.errors()]
-    else:
-        if not tree.problems:
-            return _fleet(document, folder, namespace)
-    raise tree.error()
+    return FleetFile(content, name=name, folder=folder).fleet(namespace)
 
 
 def schema() -> dict[str, Any]:

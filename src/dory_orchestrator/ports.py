@@ -43,6 +43,7 @@ from dory_orchestrator.core.directive import BeatFacts
 from dory_orchestrator.core.drill import DrillStep
 from dory_orchestrator.core.model import Desired, Observation, OrderKind, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeRecord
+from dory_orchestrator.core.node_rows import Candidate, ambiguous
 from dory_orchestrator.core.plan import (
     Adopt,
     CancelMove,
@@ -94,7 +95,11 @@ class EdgeNodeNotFound(RequestRefused):
 
 
 class EdgeNodeAmbiguous(RequestRefused):
-    """Edge nodes of several organizations have this name."""
+    """Edge nodes of several organizations have this name: the `candidates`."""
+
+    def __init__(self, field: str, name: str, candidates: Sequence[Candidate]) -> None:
+        super().__init__(f"{field}: {ambiguous(name, candidates)}")
+        self.candidates = sorted(candidates)
 
 
 class ClusterError(Exception):

@@ -126,7 +126,7 @@ async def up(service: RealService, data_dir: Path) -> Fleet:
         assert service.process.returncode is None, service.log()
         return service.events("everything is up")
 
-    (line,) = await eventually(told, 40)
+    (line,) = await eventually(told, 120)
     service.url = line["http"]
     endpoints = json.loads((data_dir / "endpoints.json").read_text())
     return Fleet(service, data_dir, endpoints["database"])
@@ -373,6 +373,80 @@ async def test_nothing_is_deleted_until_it_is_confirmed(data_dir, tmp_path):
             return all(beat["directive"] == "shutdown" for beat in beats)
 
         await eventually(told_to_end)
+
+
+@pytest.mark.timeout(400)  # five starts of `dev`, each of which may take its limit
+async def test_a_deleted_fleet_is_put_back_from_its_file(data_dir, tmp_path):
+    """Beside a running `dev`, and at its next start: nothing is lost by a mistake."""
+    file = fleet_file(tmp_path / "mine", fleet_yaml=COUNTERS)
+
+    async def counts(fleet: Fleet, rows: dict[str, dict[str, Any]]) -> dict[str, int]:
+        return {name: (await fleet.state(row))["count"] for name, row in rows.items()}
+
+    async def holds(fleet: Fleet) -> bool:
+        _, guard = await fleet.service.get("/api/v1/fleet/guard")
+        return bool(guard["held"])
+
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        before = await eventually(fleet.ready, 30)
+        counted = await counts(fleet, before)
+        await fleet.execute("DELETE FROM processors")
+        await eventually(lambda: holds(fleet))
+
+        code, said, err = await command("fleet", "apply", str(file), *at(data_dir))
+        assert (code, err) == (0, "")
+        assert "3 new, 0 changed, 0 ended" in said
+
+        async def let_go() -> bool:
+            return not await holds(fleet)
+
+        await eventually(let_go)
+        after = await eventually(fleet.ready)
+        for name, row in after.items():
+            same = ("id", "pod_uid", "epoch", "restart_count")
+            assert [row[key] for key in same] == [before[name][key] for key in same]
+        now = await counts(fleet, after)
+        assert all(now[name] >= counted[name] for name in counted)
+        assert [event["reason"] for event in await fleet.events(kind="guard")] == [
+            *("released", "held")
+        ]
+        await fleet.execute("DELETE FROM processors")
+        await eventually(lambda: holds(fleet))
+
+    # A mistake in the file keeps nothing from starting, and is said by file and line.
+    good = file.read_text()
+    file.write_text(good.replace("command:", "comand:"))
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        told = fleet.service.events("the fleet file cannot be applied")
+        assert f"{file}:4: processors[0].comand" in told[0]["problem"]
+        assert not any("PostgreSQL" in line["event"] for line in fleet.service.events("error"))
+        assert await fleet.rows() == {}
+
+        file.write_text(good)
+        code, _, err = await command("fleet", "apply", str(file), *at(data_dir))
+        assert (code, err) == (0, "")
+        again = await counts(fleet, await eventually(fleet.ready, 30))
+        assert all(again[name] >= now[name] for name in now)
+        now = again
+        await fleet.execute("DELETE FROM processors")
+        await eventually(lambda: holds(fleet))
+
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        again = await counts(fleet, await eventually(fleet.ready, 30))
+        assert all(again[name] >= now[name] for name in now)
+        assert not await holds(fleet)
+        # What only the database refuses is the file's fault too.
+        await fleet.execute(
+            "UPDATE processors SET organization_id = gen_random_uuid() WHERE name = 'counter-1'"
+        )
+        code, _, err = await command("fleet", "apply", str(file), *at(data_dir))
+        assert code == 1
+        assert f"{file}: cannot be applied: processor counter-1: the id" in err
+
+    async with dev(data_dir, "--fleet", str(file)) as fleet:
+        (refused,) = fleet.service.events("the fleet file cannot be applied")
+        assert "processor counter-1: the id" in refused["problem"]
+        assert await eventually(fleet.ready, 30)
 
 
 async def test_processes_that_are_killed_and_pods_that_go_on(data_dir, tmp_path):

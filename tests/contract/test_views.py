@@ -15,6 +15,7 @@ from dory_orchestrator.core.answering import QuestionKind
 from dory_orchestrator.core.model import OrderKind
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
+    EdgeNodeAmbiguous,
     EventQuery,
     MoveQuery,
     MoveView,
@@ -629,8 +630,11 @@ class TestCordon:
         other = uuid4()
         await world.add_node("edge-1", organization_id=ORGANIZATION)
         await world.add_node("edge-1", organization_id=other)
-        with pytest.raises(OperatorRefused, match="2 organizations have a node edge-1"):
+        with pytest.raises(EdgeNodeAmbiguous, match="2 organizations have a node edge-1") as told:
             await world.views.cordon("edge-1", None, "why", "eva")
+        candidates = told.value.candidates
+        assert [one.organization_id for one in candidates] == sorted([ORGANIZATION, other])
+        assert all(str(one.id) in str(told.value) for one in candidates)
         assert await world.views.cordon("edge-1", other, "why", "eva")
         nodes = (await world.views.list_nodes(NodeQuery())).nodes
         assert {node.organization_id for node in nodes if node.cordoned} == {other}

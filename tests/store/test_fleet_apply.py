@@ -12,7 +12,7 @@ import pytest
 from tests.contract.worlds import connected
 from tests.store.test_takeover import PORTAL_TABLES
 
-from dory_orchestrator.core.fleet import Fleet
+from dory_orchestrator.core.fleet import COLUMNS, Fleet, Table
 from dory_orchestrator.fleet_file import parse
 from dory_orchestrator.ports import (
     RequestRefused,
@@ -289,6 +289,80 @@ async def test_an_id_of_another_organization_is_refused(database_url, portal):
         with pytest.raises(RequestRefused, match=r"processor q: .*another organization"):
             await call(database_url, fleet_of(taken))
     assert await rows_of(portal) == before
+
+
+DELETIONS = [
+    "DELETE FROM processors",
+    "DELETE FROM processors WHERE name = 'p'",
+    "DELETE FROM processors WHERE name = 'q'",
+    "DELETE FROM edge_node_apps",
+    "DELETE FROM edge_nodes WHERE name = 'edge-1'",
+    "DELETE FROM edge_nodes",
+    "DELETE FROM sensors",
+    "DELETE FROM processor_templates",
+    "DELETE FROM processor_template_versions",
+    "DELETE FROM edge_nodes; DELETE FROM processors; DELETE FROM processor_templates",
+    "UPDATE edge_node_apps SET processor_id = gen_random_uuid()",
+    "UPDATE edge_node_apps SET edge_node_id = gen_random_uuid()",
+    "UPDATE processor_template_versions SET processor_template_id = gen_random_uuid()",
+]
+
+
+@pytest.mark.parametrize("deletion", DELETIONS)
+async def test_what_was_deleted_is_put_back_beside_what_was_left(database_url, portal, deletion):
+    """Rows have no foreign keys: those of the same id may remain of what is gone."""
+    await apply_fleet(database_url, fleet_of(ONE))
+    before = await shape(portal)
+    await portal.execute(deletion)
+    assert await shape(portal) != before
+
+    plan = await plan_fleet(database_url, fleet_of(ONE))
+    assert plan
+    assert await apply_fleet(database_url, fleet_of(ONE)) == plan
+
+    assert await shape(portal) == before
+    assert not await apply_fleet(database_url, fleet_of(ONE), prune=True)
+
+
+async def shape(connection: Any) -> dict[str, list[tuple[object, ...]]]:
+    """Every row, as far as a fleet file speaks of it."""
+    return {
+        table: [
+            tuple(row)
+            for row in await connection.fetch(
+                f"SELECT id, {', '.join(f'{name}::text' for name in COLUMNS[table])}"
+                f" FROM {table} ORDER BY id"
+            )
+        ]
+        for table in Table
+    }
+
+
+async def test_a_link_follows_a_node_that_the_platform_had_made_and_deleted(database_url, portal):
+    """Its id is that of the file's node, though it named another one."""
+    await portal.execute(
+        "INSERT INTO edge_nodes (organization_id, name, status) VALUES ($1, 'edge-1', 'online')",
+        fleet_of(ONE).organization_id,
+    )
+    await apply_fleet(database_url, fleet_of(ONE))
+    await portal.execute("DELETE FROM edge_nodes WHERE name = 'edge-1'")
+    assert await links(portal) == []
+    await apply_fleet(database_url, fleet_of(ONE))
+    assert await links(portal) == [("p", "edge-1", "active")]
+
+
+async def test_versions_follow_a_template_that_the_platform_had_made_and_deleted(
+    database_url, portal
+):
+    await portal.execute("INSERT INTO processor_templates (slug) VALUES ('counter')")
+    await apply_fleet(database_url, fleet_of(ONE))
+    await portal.execute("DELETE FROM processor_templates")
+    plan = await plan_fleet(database_url, fleet_of(ONE))
+    assert await apply_fleet(database_url, fleet_of(ONE)) == plan
+    assert await portal.fetchval(
+        "SELECT count(*) FROM processor_template_versions v JOIN processor_templates t"
+        " ON t.id = v.processor_template_id WHERE v.is_active"
+    )
 
 
 async def test_all_or_nothing(database_url, portal):

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dory_orchestrator.api.bodies import BODY_BYTES_MAX, ErrorAnswer
+from dory_orchestrator.api.bodies import BODY_BYTES_MAX, ErrorAnswer, NodeCandidate
 from dory_orchestrator.logs import get_logger
+from dory_orchestrator.ports import EdgeNodeAmbiguous
 
 _log = get_logger(__name__)
 _SLASHES = re.compile(r"/{2,}")
@@ -42,6 +43,12 @@ def json_response(
 def error_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     """`{"error": text}`, as everywhere."""
     return json_response(ErrorAnswer(text), status, headers)
+
+
+def ambiguous_response(error: EdgeNodeAmbiguous) -> Response:
+    """Which nodes may be meant, beside the error."""
+    found = [NodeCandidate(one.organization_id, one.id, one.status) for one in error.candidates]
+    return json_response(ErrorAnswer(str(error), found), 409)
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int = BODY_BYTES_MAX) -> bytes:

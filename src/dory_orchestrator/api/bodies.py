@@ -113,10 +113,22 @@ class HealthAnswer(Struct):
     components: dict[str, ComponentAnswer]
 
 
-class ErrorAnswer(Struct):
+class NodeCandidate(Struct):
+    """An edge node that may be meant by a name."""
+
+    organization_id: UUID
+    id: UUID
+    status: str
+
+
+class ErrorAnswer(Struct, omit_defaults=True):
     """What is wrong, naming the field."""
 
     error: str
+    candidates: Annotated[
+        list[NodeCandidate] | UnsetType,
+        Meta(description="With a name that several organizations have a node of: those nodes."),
+    ] = UNSET
 
 
 T = TypeVar("T")

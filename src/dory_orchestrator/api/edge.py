@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from dory_orchestrator.api.asgi import (
     BodyTooLarge,
     ClientGone,
+    ambiguous_response,
     encode,
     error_response,
     json_response,
@@ -145,7 +146,7 @@ class EdgeApi:
         except (BodyError, RegistrationRefused, StoreDataError) as error:
             return error_response(400, str(error))
         except EdgeNodeAmbiguous as error:
-            return error_response(409, str(error))
+            return ambiguous_response(error)
         except EdgeNodeNotFound as error:
             return error_response(500, str(error))
         except StoreError as error:

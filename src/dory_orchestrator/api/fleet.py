@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dory_orchestrator.api.asgi import error_response, json_response, read_body
+from dory_orchestrator.api.asgi import ambiguous_response, error_response, json_response, read_body
 from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.bodies import BodyError, parse
 from dory_orchestrator.api.fleet_bodies import (
@@ -55,6 +55,7 @@ from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
     BrakeStatus,
     DeadLetterQuery,
+    EdgeNodeAmbiguous,
     EventQuery,
     FleetViews,
     MoveQuery,
@@ -255,6 +256,8 @@ def guarded(handler: Handler) -> Handler:
             return error_response(error.status, str(error), error.headers)
         except (BodyError, StoreDataError) as error:
             return error_response(400, str(error))
+        except EdgeNodeAmbiguous as error:
+            return ambiguous_response(error)
         except OperatorRefused as error:
             return error_response(409, str(error))
         except NotKnown as error:

@@ -490,7 +490,7 @@ def _questions(asking: AskingApi) -> Sequence[tuple[Operation, Handler]]:
                 "Explain a node",
                 "Why it is judged as it is.",
                 {200: ExplainAnswer},
-                errors=(400, 404, 503),
+                errors=(400, 404, 409, 503),
                 query_type=NodeQuery,
             ),
             asking.explain_node,

@@ -20,7 +20,6 @@ from dory_orchestrator.app.dev_fleet import keep_telling, load_fleet, restart_on
 from dory_orchestrator.app.run import serve
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.cluster.local.start import start
-from dory_orchestrator.fleet_file import FleetFileError
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.supervise import URGED, Signals
 from dory_orchestrator.ports import ClusterError, StoreError
@@ -74,9 +73,6 @@ def dev(settings: Settings, wishes: Wishes) -> int:
         _log.error("the embedded PostgreSQL cannot be used", error=str(error))
     except ClusterError as error:
         _log.error("the local cluster cannot be used", error=str(error))
-    except FleetFileError as error:
-        for problem in error.problems:
-            _log.error("the fleet file cannot be used", problem=problem)
     return 1
 
 

@@ -14,9 +14,15 @@ import dory_orchestrator
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.core.fleet import Fleet, Table
 from dory_orchestrator.core.model import Observation
-from dory_orchestrator.fleet_file import WORKING_DIR, load
+from dory_orchestrator.fleet_file import WORKING_DIR, FleetFileError, load, parse
 from dory_orchestrator.logs import get_logger
-from dory_orchestrator.ports import ClusterError, ClusterRefused
+from dory_orchestrator.ports import (
+    ClusterError,
+    ClusterRefused,
+    RequestRefused,
+    StoreBusy,
+    StoreDataError,
+)
 from dory_orchestrator.store.fleet import apply_fleet, has_processors
 
 _log = get_logger(__name__)
@@ -38,18 +44,37 @@ async def load_fleet(
     """Write the file's fleet to the database, and its nodes to the cluster.
 
     The example is written only where there is nothing yet: what was changed since stays.
-    Raises FleetFileError, StoreError, ClusterError.
+    A file that cannot be applied is told, and the fleet is what the database has: a mistake in it
+    is no reason to leave what runs alone. Raises StoreError, ClusterError.
     """
-    fleet = load(file or example(), namespace)
     is_wanted = file is not None or not await has_processors(database_url)
+    try:
+        fleet = load(file or example(), namespace)
+    except FleetFileError as error:
+        _tell_refused(file, *error.problems)
+        fleet, is_wanted = parse(b"", name="", folder=Path(), namespace=namespace), False
     if is_wanted or not (await _observe_once(cluster)).nodes:
         await cluster.declare_nodes(fleet.nodes)
     if is_wanted:
-        changes = await apply_fleet(database_url, fleet)
+        try:
+            changes = await apply_fleet(database_url, fleet)
+        except (RequestRefused, StoreDataError, StoreBusy) as error:
+            _tell_refused(file, str(error))
+            return fleet
         for note in changes.notes:
             _log.warning("of the fleet file", note=note)
         _log.info("fleet loaded", file=str(file or example()), changes=len(changes.changes))
     return fleet
+
+
+def _tell_refused(file: Path | None, *problems: str) -> None:
+    path = str(file or example())
+    for problem in problems:
+        _log.error("the fleet file cannot be applied", file=path, problem=problem)
+    _log.error(
+        "the fleet is what the database has; mend the file, then apply it",
+        command=f"dory-orchestrator fleet apply {path}",
+    )
 
 
 # Telling

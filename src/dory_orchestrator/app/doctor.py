@@ -35,7 +35,6 @@ _DATABASE_CHECKS = (
     *("database version", "database writes", "database connections", "database clock"),
     *("database schema", "database rights"),
 )
-_DATABASE_REMEDY = "look at DORY_DATABASE_URL, and whether the server runs and lets us in"
 _CLUSTER_REMEDY = "look at KUBECONFIG and DORY_KUBE_CONTEXT, and whether the API server runs"
 _ADDRESS = "orchestrator address"
 
@@ -109,7 +108,7 @@ async def _look_at_database(settings: Settings, now: Clock) -> tuple[_Known, lis
         facts.append(await store.server_facts(dsn, now))
         return ok("database", f"it answers, and {facts[0].role} may connect")
 
-    reached = await _bounded("database", reach(), _DATABASE_REMEDY)
+    reached = await _bounded("database", reach(), diagnosis.DATABASE_REMEDY)
     if not facts:
         return _Known(), [reached, *_unasked(_DATABASE_CHECKS)]
     (server,) = facts

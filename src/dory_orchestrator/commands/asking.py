@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -30,6 +30,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 FLEET, EDGE = "/api/v1/fleet", "/api/v1/edge"
 TIMEOUT_SECONDS = 10.0
 PAGE = 1000
+_CANDIDATES_MAX = 5
 OUTPUTS = ("table", "wide", "json", "yaml")
 _SUCCESSES = (200, 201)
 _OURS = {400: WRONG_CALL, 401: WRONG_CALL, 403: WRONG_CALL}
@@ -125,7 +126,9 @@ class Api:
         content = self._content(status, text)
         if status in _SUCCESSES:
             return content
-        raise Failure(_said(root, status, content), _OURS.get(status, FAILED), lasting=status < 500)
+        # The call names several: it is the caller who has to say which.
+        code = WRONG_CALL if "candidates" in content else _OURS.get(status, FAILED)
+        raise Failure(_said(root, status, content), code, lasting=status < 500)
 
     def _content(self, status: int, text: bytes) -> dict[str, Any]:
         try:
@@ -172,8 +175,11 @@ async def identify(api: Api, text: str, *, exact: bool = False) -> str:
         return str(found[0]["id"])
     if not found:
         raise Failure(f'no processor is called {tables.clean(text)!r}: see "{PROGRAM} processors"')
-    ids = ", ".join(row["id"] for row in found[:5]) + (", ..." if len(found) > 5 else "")
-    raise Failure(f"several processors are called {tables.clean(text)!r}: give an id of {ids}")
+    raise Failure(
+        f"several processors are called {tables.clean(text)!r}: give the id of one, of"
+        f" {_several(found, _processor_said)}",
+        WRONG_CALL,
+    )
 
 
 async def find_node(
@@ -189,13 +195,29 @@ async def find_node(
         return dict(found[0])
     if not found:
         raise Failure(f'no node is called {tables.clean(text)!r}: see "{PROGRAM} nodes"')
-    names = ", ".join(_node_said(row) for row in found[:5]) + (", ..." if len(found) > 5 else "")
-    raise Failure(f"several nodes are called {tables.clean(text)!r}: {names}")
+    asked = ": name the organization" if same else ""
+    raise Failure(
+        f"several nodes are called {tables.clean(text)!r}{asked}, of {_several(found, _node_said)}",
+        WRONG_CALL,
+    )
+
+
+def _several(found: Sequence[Mapping[str, Any]], said: Callable[[Mapping[str, Any]], str]) -> str:
+    shown = ", ".join(tables.clean(said(row)) for row in found[:_CANDIDATES_MAX])
+    return shown + (", ..." if len(found) > _CANDIDATES_MAX else "")
+
+
+def _processor_said(row: Mapping[str, Any]) -> str:
+    where = f"on {row['node_name']}" if row["node_name"] else "nowhere"
+    organization = row["organization_id"] or "none"
+    return f"{row['id']} ({row['name']}, {row['state']} {where}, organization {organization})"
 
 
 def _node_said(row: Mapping[str, Any]) -> str:
-    organization = row["organization_id"]
-    return tables.clean(row["name"] + (f" (organization {organization})" if organization else ""))
+    if row["organization_id"] is None:
+        return f"{row['name']} (of no organization)"
+    said = f"{row['status']}, id {row['edge_node_id']}"
+    return f"{row['name']} (organization {row['organization_id']}, {said})"
 
 
 # Options -----------------------------------------------------------------------------------

@@ -13,9 +13,16 @@ import click
 
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.commands.showing import print_data
+from dory_orchestrator.core.diagnosis import DATABASE_REMEDY
 from dory_orchestrator.core.fleet import Fleet, FleetChanges
-from dory_orchestrator.fleet_file import FleetFileError, load, schema
-from dory_orchestrator.ports import ClusterError, StoreError
+from dory_orchestrator.fleet_file import FleetFile, FleetFileError, read, schema
+from dory_orchestrator.ports import (
+    ClusterError,
+    RequestRefused,
+    StoreDataError,
+    StoreError,
+    StoreUnavailable,
+)
 from dory_orchestrator.settings import SettingsError
 from dory_orchestrator.settings import load as load_settings
 from dory_orchestrator.store.fleet import apply_fleet, fleet_namespace, plan_fleet
@@ -29,6 +36,13 @@ class Target:
 
     database_url: str
     data_dir: Path | None = None
+
+    @property
+    def remedy(self) -> str:
+        """What to do when the database cannot be reached."""
+        if self.data_dir is None:
+            return DATABASE_REMEDY
+        return f"look whether `dev` still runs in {self.data_dir}"
 
 
 @click.group("fleet")
@@ -73,13 +87,21 @@ def apply_command(
       dory-orchestrator fleet apply fleet.yaml --dry-run
       dory-orchestrator fleet apply fleet.yaml --prune
     """
-    target = _target(config_db, data_dir)
     try:
-        changes = asyncio.run(_apply(file, target, dry_run=dry_run, prune=prune))
+        fleet_file = read(file)
     except FleetFileError as error:
         _exit(_WRONG_CALL, *error.problems)
-    except (StoreError, ClusterError) as error:
-        _exit(_FAILED, str(error))
+    target = _target(config_db, data_dir)
+    try:
+        changes = asyncio.run(_apply(fleet_file, target, dry_run=dry_run, prune=prune))
+    except StoreUnavailable as error:
+        _exit(_FAILED, f"database: {error}", f"-> {target.remedy}")
+    except (RequestRefused, StoreDataError) as error:
+        _exit(_FAILED, f"{file}: cannot be applied: {error}")
+    except StoreError as error:
+        _exit(_FAILED, f"database: {error}")
+    except ClusterError as error:
+        _exit(_FAILED, f"local cluster: {error}")
     if output == "text":
         click.echo(str(changes))
     else:
@@ -97,9 +119,9 @@ def schema_command() -> None:
     click.echo(json.dumps(schema(), indent=2))
 
 
-async def _apply(file: Path, target: Target, *, dry_run: bool, prune: bool) -> FleetChanges:
+async def _apply(file: FleetFile, target: Target, *, dry_run: bool, prune: bool) -> FleetChanges:
     url = target.database_url
-    fleet = load(file, await fleet_namespace(url))
+    fleet = file.fleet(await fleet_namespace(url))
     if dry_run:
         return await plan_fleet(url, fleet, prune=prune)
     changes = await apply_fleet(url, fleet, prune=prune)

@@ -15,6 +15,7 @@ from dory_orchestrator.core.brake import BrakeVerdict
 from dory_orchestrator.core.explaining import why
 from dory_orchestrator.core.model import EdgeNodeRow, Limits, Snapshot, node_key
 from dory_orchestrator.core.node_health import NodeVerdict
+from dory_orchestrator.core.node_rows import NodeRows
 from dory_orchestrator.core.plan import (
     Adopt,
     CancelMove,
@@ -149,15 +150,19 @@ def _because(
 ) -> Iterable[dict[str, Any]]:
     """What else was decided before, and went into it: its node, its home, the brake."""
     desired = snapshot.desired
-    named = {finding.pod.node_name} if finding.pod is not None else set()
+    concerned: dict[str, tuple[str, EdgeNodeRow | None]] = {}
     for node_id in (desired.links.get(processor_id), desired.homes.get(processor_id)):
         home = desired.edge_nodes.get(node_id) if node_id is not None else None
-        named |= {None if home is None else home.name}
-    for name in sorted(name for name in named if name is not None):
-        for key, row in _keys(snapshot, name):
-            verdict = plan.nodes.get(key)
-            if verdict is not None:
-                yield _of_node(name, row, verdict)
+        if home is not None:
+            concerned[node_key(home.id, home.name)] = home.name, home
+    if finding.pod is not None and finding.pod.node_name is not None:
+        name = finding.pod.node_name
+        row = NodeRows(desired).of(processor_id, name)
+        concerned[node_key(None if row is None else row.id, name)] = name, row
+    for key, (name, row) in sorted(concerned.items(), key=lambda one: (one[1][0], one[0])):
+        verdict = plan.nodes.get(key)
+        if verdict is not None:
+            yield _of_node(name, row, verdict)
     if plan.brake is not None and plan.brake.suspects:
         yield _of_brake(plan.brake)
 
@@ -173,7 +178,13 @@ def _node(snapshot: Snapshot, plan: Plan, name: str, organization: str | None) -
         and (organization is None or (row and str(row.organization_id) == organization))
     ]
     if len(found) > 1:
-        return {"unknown": f"node: {len(found)} organizations have a node {name}: name one"}
+        rows = [row for _, row in found if row is not None]
+        return {
+            "ambiguous": [
+                {"organization_id": str(r.organization_id), "id": str(r.id), "status": r.status}
+                for r in rows
+            ]
+        }
     if not found:
         return {"unknown": f"node: no node {name} is judged"}
     key, row = found[0]

@@ -12,6 +12,7 @@ _CLOCK_SECONDS_NOTED = 1.0
 _SERVER_VERSION_MIN = 14
 _TOKEN_CHARACTERS_MIN = 16
 _NAMED_MAX = 5
+DATABASE_REMEDY = "look at DORY_DATABASE_URL, and whether the server runs and lets us in"
 _RIGHTS_HINT = 'docs/operations.md, "Rights"'
 
 

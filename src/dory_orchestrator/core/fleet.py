@@ -294,6 +294,8 @@ def _after(before: Rows, fleet: Fleet, prune: bool) -> tuple[Rows, list[str]]:
                 notes.append(note)
             else:
                 after.update(by_key(_relinked(row, home, links)))
+                if home:
+                    after[home.key] = _linked(before.get(home.key), home)
     if prune:
         after.update(by_key(_pruned(before, fleet, {row.id for row in wanted}, links)))
     return after, notes
@@ -347,7 +349,7 @@ def _why_no_home(after: Rows, home: Row) -> str | None:
 
 
 def _relinked(processor: Row, home: Row | None, links: _Groups) -> Iterator[Row]:
-    """Its link to `home`, and its links to other nodes, which end."""
+    """Its links to other nodes than `home`, which end."""
     present = links.get(processor.id, ())
     if home is None and processor.columns["node_type"] == "edge":
         return  # The orchestrator chose a node, or will.
@@ -355,13 +357,15 @@ def _relinked(processor: Row, home: Row | None, links: _Groups) -> Iterator[Row]
         elsewhere = home is None or row.columns["edge_node_id"] != home.columns["edge_node_id"]
         if elsewhere and row.columns["status"] != "stopped":
             yield _with(row, status="stopped")
-    if home is None:
-        return
-    same = next((row for row in present if row.id == home.id), None)
-    if same is None:
-        yield home
-    elif same.columns["status"] == "stopped":
-        yield _with(same, status="active")
+
+
+def _linked(present: Row | None, home: Row) -> Row:
+    """The link to `home`. One that failed over stays so; one that named another processor or
+    node begins anew."""
+    goes_on = present is not None and present.columns["status"] != "stopped"
+    if present is not None and goes_on and _natural_key(present) == _natural_key(home):
+        return present
+    return home
 
 
 def _pruned(before: Rows, fleet: Fleet, named: set[UUID], links: _Groups) -> Iterator[Row]:

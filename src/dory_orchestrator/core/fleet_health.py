@@ -27,6 +27,7 @@ from dory_orchestrator.core.node_health import (
     pretended,
     with_fresh_grace,
 )
+from dory_orchestrator.core.node_rows import NodeRows
 
 _MANAGED = "managed"
 """Application nodes have no row that could say that they are decommissioned."""
@@ -68,9 +69,12 @@ def judge(
 ) -> FleetHealth:
     """Judge every edge node of the database and every application node of the cluster."""
     desired, nodes = snapshot.desired, snapshot.observed.nodes
+    rows = NodeRows(desired)
 
     def judged(row: EdgeNodeRow | None, name: str) -> NodeVerdict:
         pods = pods_of_node.get(name, ())
+        if row is not None:
+            pods = rows.pods_of(row, pods)
         return _judge(snapshot, row, nodes.get(name), pods, limits, explained)
 
     edge_nodes = {row.id: judged(row, row.name) for row in desired.edge_nodes.values()}

@@ -216,7 +216,7 @@ class _Cycle(Relocating):
             if pod is owner:
                 continue
             is_left = move is not None and move.kind is MoveKind.FAILOVER
-            is_reachable = self._is_well(pod.node_name)
+            is_reachable = self._is_well(pod.node_name, self.rows.of(processor_id, pod.node_name))
             if is_left and (owner is None or owner.node_name is None):
                 # One that has failed, or that a try before this one left, on a node that is well,
                 # is of no use to anybody, and the next try waits for its end.

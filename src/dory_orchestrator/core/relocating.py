@@ -20,6 +20,7 @@ from dory_orchestrator.core.model import (
 )
 from dory_orchestrator.core.moving import Home, No, holds, may_go_home, may_leave, measure
 from dory_orchestrator.core.node_health import NodeReason, NodeVerdict
+from dory_orchestrator.core.node_rows import NodeRows
 from dory_orchestrator.core.placing import Place, Placing
 from dory_orchestrator.core.plan import CancelMove, EndMove, Finding, MoveStart, Reason
 from dory_orchestrator.core.specify import EDGE
@@ -73,7 +74,7 @@ class Relocating(Placing):
         if self.health.wake_at is not None:
             self._wake(self.health.wake_at)
         rows = sorted(self.desired.edge_nodes.values(), key=lambda row: row.id.int)
-        self.rows_by_name = {row.name: row for row in rows}
+        self.rows = NodeRows(self.desired)
         # Of most nodes there is nothing to ask: asked for each pod, it would cost the most.
         self.troubled = {
             row.name
@@ -82,17 +83,22 @@ class Relocating(Placing):
         } | {name for name, one in self.health.application_nodes.items() if one.is_suspect}
 
     def _verdict(self, node_name: str | None, row: EdgeNodeRow | None) -> NodeVerdict | None:
-        """Of a node: that of its row, if it has one."""
-        row = row or self.rows_by_name.get(node_name or "")
+        """Of a node: that of the row that is meant, if there is one. Where a processor has none of
+        that name, the machine is as well as any organization that has one there says."""
         if row is not None:
             return self.health.edge_nodes[row.id]
+        named = self.rows.named(node_name)
+        staying = [one for one in named if not is_leaving_node(one)] or named
+        verdicts = [self.health.edge_nodes[one.id] for one in staying]
+        if verdicts:
+            return min(verdicts, key=lambda one: (not one.is_well, one.is_suspect))
         return self.health.application_nodes.get(node_name or "")
 
-    def _is_well(self, node_name: str | None) -> bool:
+    def _is_well(self, node_name: str | None, row: EdgeNodeRow | None) -> bool:
         node = self.snapshot.observed.nodes.get(node_name or "")
         if node is None or not node.ready:
             return False
-        verdict = self._verdict(node_name, None)
+        verdict = self._verdict(node_name, row)
         return verdict is None or verdict.is_well
 
     def _leave_lost_node(self, wanted: Wanted, own: Ownership | None, pod: Pod) -> No | None:
@@ -104,7 +110,7 @@ class Relocating(Placing):
         if pod.node_name not in self.troubled:
             self._ask(key, Rule.NODE_IN_TROUBLE, False, pod.node_name)
             return None
-        row = self._row_of(wanted.config.processor_id, pod.node_name)
+        row = self.rows.of(wanted.config.processor_id, pod.node_name)
         verdict = self._verdict(pod.node_name, row)
         judged = (None, None) if verdict is None else (str(verdict.state), str(verdict.reason))
         self._ask(key, Rule.NODE_IN_TROUBLE, True, pod.node_name, *judged)
@@ -132,14 +138,6 @@ class Relocating(Placing):
         if no is None:
             self._delete(processor_id, pod, own, Reason.NODE_DEAD, f"{row.name} is dead")
         return no
-
-    def _row_of(self, processor_id: UUID, node_name: str | None) -> EdgeNodeRow | None:
-        """The edge node of that name that the processor belongs to, else any of that name."""
-        for links in (self.desired.links, self.desired.homes):
-            row = self.desired.edge_nodes.get(links.get(processor_id, processor_id))
-            if row is not None and row.name == node_name:
-                return row
-        return self.rows_by_name.get(node_name or "")
 
     def _leave(
         self,
@@ -191,7 +189,8 @@ class Relocating(Placing):
         if old is None or own is None or old is owner or old.terminating or has_failed(old):
             return False
         place = None if owner is None else owner.node_name
-        is_back = place is None and self._is_well(old.node_name)
+        row = self.rows.of(processor_id, old.node_name)
+        is_back = place is None and self._is_well(old.node_name, row)
         if not self._ask(processor_id, Rule.HOME_CAME_BACK, is_back, old.node_name, place):
             return False
         detail = f"{old.node_name} is back before the replacement has a place"
@@ -280,10 +279,13 @@ class Relocating(Placing):
     def _target_of(self, one: Leaving) -> EdgeNodeRow | None:
         target_id = None if one.row is None else one.row.failover_target_node_id
         target = self.desired.edge_nodes.get(target_id) if target_id is not None else None
-        if target is None:
+        if one.row is None or target is None:
             return None
-        if not target.takes_work or not self._is_well(target.name):
-            self._ask(one.wanted.config.processor_id, Rule.TARGET_FITS, False, target.name)
+        config = one.wanted.config
+        # The portal writes the column, too: nothing of one organization goes to another's node.
+        is_own = target.organization_id == (config.organization_id or one.row.organization_id)
+        if not is_own or not target.takes_work or not self._is_well(target.name, target):
+            self._ask(config.processor_id, Rule.TARGET_FITS, False, target.name)
             return None
         return target
 
@@ -303,7 +305,7 @@ class Relocating(Placing):
         if own is None:
             return
         is_troubled = pod.node_name in self.troubled
-        row = self._row_of(processor_id, pod.node_name) if is_troubled else None
+        row = self.rows.of(processor_id, pod.node_name) if is_troubled else None
         if move is not None or row is not None:
             self._is_ordinary = False
         if (
@@ -344,7 +346,7 @@ class Relocating(Placing):
         is_at_home = row is not None and row.name == pod.node_name
         if order is None or row is None or not is_at_home or wanted.config.node_type != EDGE:
             return
-        if not self._is_well(row.name):
+        if not self._is_well(row.name, row):
             # Of a node in trouble nobody knows how it ends: alive, and it is followed; or dead.
             return
         self._is_ordinary = False
@@ -409,7 +411,8 @@ class Relocating(Placing):
             detail = f"stays on {move.from_node}: {said}"
             self._cancel(processor_id, own, pod, move, Reason.HOME_CAME_BACK, detail)
             return
-        if not self._is_well(pod.node_name) or holds(
+        row = self.rows.of(processor_id, pod.node_name)
+        if not self._is_well(pod.node_name, row) or holds(
             self.health.brake, self._trail_of(processor_id)
         ):
             detail = f"waits on {pod.node_name} until that is well"
@@ -464,7 +467,7 @@ class Relocating(Placing):
         ):
             return None
         home = self.desired.edge_nodes.get(drill.edge_node_id)
-        if home is None or not home.takes_work or not self._is_well(home.name):
+        if home is None or not home.takes_work or not self._is_well(home.name, home):
             return None
         kept = self.desired.ordered(processor_id, OrderKind.FAILOVER)
         return home if kept is None and not self.health.brake.engaged else None
@@ -542,7 +545,7 @@ class Relocating(Placing):
         home = self.desired.edge_nodes.get(move.edge_node_id) if move.edge_node_id else None
         home_name = None if home is None else home.name
         self._ask(processor_id, Rule.GOES_HOME, True, home_name)
-        failed = home is None or not self._is_well(home.name)
+        failed = home is None or not self._is_well(home.name, home)
         if self._ask(processor_id, Rule.HOME_FAILED, failed, home_name) or home is None:
             detail = f"its home {home.name if home else ''} is not well any more: it stays"
             self._cancel(processor_id, own, pod, move, Reason.HOME_FAILED, detail)

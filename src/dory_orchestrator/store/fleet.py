@@ -147,7 +147,14 @@ async def _read(connection: Connection, fleet: Fleet, prune: bool) -> Rows:
     wanted = fleet.of(Table.TEMPLATES)
     slugs = [row.columns["slug"] for row in wanted]
     templates = await fetch(Table.TEMPLATES, "read_templates", slugs, _ids(wanted))
-    versions = await fetch(Table.VERSIONS, "read_versions", _ids(templates))
+    # Rows have no foreign keys: those of a template or processor that was deleted may remain, with
+    # the ids that the file's have.
+    versions = await fetch(
+        Table.VERSIONS,
+        "read_versions",
+        _ids([*wanted, *templates]),
+        _ids(fleet.of(Table.VERSIONS)),
+    )
     sensors = await fetch(Table.SENSORS, "read_sensors", _ids(fleet.of(Table.SENSORS)))
     processors = await fetch(
         Table.PROCESSORS,
@@ -155,7 +162,12 @@ async def _read(connection: Connection, fleet: Fleet, prune: bool) -> Rows:
         _ids(fleet.of(Table.PROCESSORS)),
         organization if prune else None,
     )
-    links = await fetch(Table.LINKS, "read_links", _ids(processors))
+    links = await fetch(
+        Table.LINKS,
+        "read_links",
+        _ids([*fleet.of(Table.PROCESSORS), *processors]),
+        _ids(fleet.of(Table.LINKS)),
+    )
     return by_key([*nodes, *templates, *versions, *sensors, *processors, *links])
 
 

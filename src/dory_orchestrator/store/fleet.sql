@@ -29,11 +29,11 @@ FROM processor_templates
 WHERE id IS NOT NULL AND (slug::text = ANY ($1::text[]) OR id = ANY ($2::uuid[]))
 
 -- read_versions --
--- $1 templates.
+-- $1 templates, $2 ids.
 SELECT id, processor_template_id, version::text AS version, image_uri::text AS image_uri,
     digest::text AS digest, is_active, runtime_config_template::text AS runtime_config_template
 FROM processor_template_versions
-WHERE id IS NOT NULL AND processor_template_id = ANY ($1::uuid[])
+WHERE id IS NOT NULL AND (processor_template_id = ANY ($1::uuid[]) OR id = ANY ($2::uuid[]))
 
 -- read_sensors --
 -- $1 ids.
@@ -49,10 +49,10 @@ FROM processors
 WHERE id IS NOT NULL AND (id = ANY ($1::uuid[]) OR organization_id = $2::uuid)
 
 -- read_links --
--- $1 processors.
+-- $1 processors, $2 ids.
 SELECT id, edge_node_id, processor_id, status::text AS status
 FROM edge_node_apps
-WHERE id IS NOT NULL AND processor_id = ANY ($1::uuid[])
+WHERE id IS NOT NULL AND (processor_id = ANY ($1::uuid[]) OR id = ANY ($2::uuid[]))
 
 -- count_other_users --
 -- $1 templates, $2 processors that do not count.

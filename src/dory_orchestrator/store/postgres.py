@@ -11,6 +11,7 @@ import asyncpg
 from dory_orchestrator.core.breaker import BreakerLimits
 from dory_orchestrator.core.database_url import read
 from dory_orchestrator.core.directive import ENDED, NOT_FOUND, BeatFacts
+from dory_orchestrator.core.node_rows import Candidate
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     Beat,
@@ -289,8 +290,5 @@ def _of_one_organization(nodes: Sequence[Any], name: str) -> list[UUID]:
     if not nodes:
         raise EdgeNodeNotFound(f"node_name: no edge node is called {name!r}")
     if len({node["organization_id"] for node in nodes}) > 1:
-        raise EdgeNodeAmbiguous(
-            f"node_name: edge nodes of several organizations are called {name!r};"
-            " give organization_id"
-        )
+        raise EdgeNodeAmbiguous("node_name", name, [Candidate(**node) for node in nodes])
     return [node["id"] for node in nodes]

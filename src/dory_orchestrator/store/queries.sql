@@ -197,7 +197,7 @@ SELECT id, $2, now() FROM unnest($1::uuid[]) AS id
 ON CONFLICT (edge_node_id) DO NOTHING
 
 -- find_edge_nodes_by_name --
-SELECT id, organization_id FROM edge_nodes
+SELECT id, organization_id, status::text AS status FROM edge_nodes
 WHERE name = $1 AND ($2::uuid IS NULL OR organization_id = $2)
 ORDER BY id
 FOR UPDATE

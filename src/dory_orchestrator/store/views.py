@@ -15,6 +15,7 @@ from dory_orchestrator.core.database_url import read
 from dory_orchestrator.core.directive import BeatFacts
 from dory_orchestrator.core.drill import DrillFacts
 from dory_orchestrator.core.model import Limits, OrderKind
+from dory_orchestrator.core.node_rows import Candidate
 from dory_orchestrator.core.ordering import OrderFacts
 from dory_orchestrator.core.plan import Reason
 from dory_orchestrator.metrics import Metrics
@@ -22,6 +23,7 @@ from dory_orchestrator.ports import (
     BrakeStatus,
     DrillMove,
     DrillView,
+    EdgeNodeAmbiguous,
     EventBounds,
     EventPage,
     EventQuery,
@@ -381,6 +383,9 @@ class PostgresViews(WebhookViews):
         finally:
             self._asking -= 1
         answer: Mapping[str, Any] = json.loads(text)
+        if "ambiguous" in answer:
+            found = [msgspec.convert(one, Candidate) for one in answer["ambiguous"]]
+            raise EdgeNodeAmbiguous("node", str(parameters["name"]), found)
         if "unknown" in answer:
             raise NotKnown(str(answer["unknown"]))
         return answer
@@ -574,12 +579,12 @@ async def _waiting(connection: Connection, reason: Reason) -> tuple[int, list[He
 async def _locked_node(
     connection: Connection, name: str, organization_id: UUID | None
 ) -> Mapping[str, Any]:
-    """Raises OperatorRefused when it is none, or not the only one."""
+    """Raises OperatorRefused when it is none, EdgeNodeAmbiguous when it is not the only one."""
     rows = await connection.fetch(_QUERIES["lock_nodes_named"], name, organization_id)
     if not rows:
         raise OperatorRefused(f"node: there is no edge node {name}")
     if len(rows) > 1:
-        raise OperatorRefused(f"node: {len(rows)} organizations have a node {name}: name one")
+        raise EdgeNodeAmbiguous("node", name, [Candidate(**row) for row in rows])
     found: Mapping[str, Any] = rows[0]
     return found
 

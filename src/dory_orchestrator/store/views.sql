@@ -448,7 +448,7 @@ INSERT INTO orchestrator.events (kind, reason, detail) VALUES ('brake', $1, $2)
 
 -- lock_nodes_named --
 -- $1 name, $2 organization, if it is given.
-SELECT id, status::text AS status FROM edge_nodes
+SELECT id, organization_id, status::text AS status FROM edge_nodes
 WHERE name = $1 AND ($2::uuid IS NULL OR organization_id = $2)
 ORDER BY id
 FOR NO KEY UPDATE
