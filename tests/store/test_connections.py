@@ -5,8 +5,8 @@ How long that may take, on the event loop's clock, from when the database can be
 listener asks each second and is answered within `CHECK_SECONDS`; then the watcher waits for a
 second and connects. Whoever writes is told by its next call, which is over after 2 s, of one
 connection that it holds; the breaker opens after three failures and lets a call through after a
-second. So 6 s are enough on a machine that has the time; the strict figure of 10 s is printed
-where it is missed, and a machine without time has thrice as long.
+second. So 6 s are enough on a machine that has the time; the figure is printed, and whether it is
+more than the 10 s that are promised. The limit is that of a machine without time.
 """
 
 import asyncio
@@ -23,9 +23,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from tests.contract.worlds import connected
+from tests.patience import patient
 from tests.pooler import needs_pgbouncer, pooled
 from tests.proxy import proxied
-from tests.standby import replicate
+from tests.standby import Pair, paired
 
 from dory_orchestrator.core.database_url import read
 from dory_orchestrator.core.model import Desired
@@ -37,11 +38,10 @@ from dory_orchestrator.store.embedded import EmbeddedPostgres
 from dory_orchestrator.store.migrate import connect, current, upgrade
 from dory_orchestrator.store.postgres import PostgresStore
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 WELL_SECONDS = 10.0
-LIMIT_SECONDS = 3 * WELL_SECONDS
-"""For a machine without time; beyond it is a connection that is never given up."""
+LIMIT_SECONDS = patient(WELL_SECONDS)
 
 
 class Fleet:
@@ -141,39 +141,9 @@ async def test_connections_that_are_cut_cost_a_moment(database_url):
         await fleet.becomes_well(database_url)
 
 
-class Pair:
-    """A primary, and a standby that follows it; the URLs lead to them directly."""
-
-    def __init__(self, primary: EmbeddedPostgres, primary_url: str, standby_url: str) -> None:
-        self.primary = primary
-        self.primary_url = primary_url
-        self.standby_url = standby_url
-
-    async def turn_read_only(self) -> None:
-        """The old primary lives on, and its open connections with it; nothing is written there."""
-        async with connected(self.primary_url) as connection:
-            await connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
-            await connection.execute("SELECT pg_reload_conf()")
-
-    async def promote(self) -> None:
-        async with connected(self.primary_url) as connection:
-            position = await connection.fetchval("SELECT pg_current_wal_lsn()::text")
-        async with connected(self.standby_url) as connection:
-            async with asyncio.timeout(60):
-                while not await connection.fetchval(
-                    "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", position
-                ):
-                    await asyncio.sleep(0.05)
-            await connection.fetchval("SELECT pg_promote()")
-
-
 @pytest.fixture
-async def pair(own_postgres: Callable[[], EmbeddedPostgres], tmp_path: Path) -> Pair:
-    primary, standby = own_postgres(), own_postgres()
-    url = await asyncio.to_thread(primary.start)
-    await asyncio.to_thread(upgrade, url)
-    standby_url = await asyncio.to_thread(replicate, url, standby)
-    return Pair(primary, url, standby_url)
+async def pair(own_postgres: Callable[[], EmbeddedPostgres]) -> Pair:
+    return await paired(own_postgres)
 
 
 async def test_a_switchover_behind_the_same_address_is_followed(pair):

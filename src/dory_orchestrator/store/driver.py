@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 import asyncpg
 
 from dory_orchestrator.core.database_url import DatabaseUrl, KeepAlive
-from dory_orchestrator.ports import StoreUnavailable
+from dory_orchestrator.ports import StoreTimeout, StoreUnavailable
+from dory_orchestrator.store.errors import DRIVER_ERRORS
 from dory_orchestrator.store.queries import QUERIES
 
 CONNECT_SECONDS = 2.0
@@ -164,14 +165,19 @@ def _keep_alive(connection: Connection, wanted: KeepAlive) -> None:
 async def check(connection: Any) -> None:
     """Return if the server at the other end answers and takes writes, at most after 2 s.
 
-    Else the connection is cut: raises StoreUnavailable, and driver errors.
+    Else the connection is cut: raises StoreTimeout, StoreUnavailable, and driver errors.
     """
     # Cut from outside: to cancel the question would make the driver open another connection.
-    cut = asyncio.get_running_loop().call_later(CHECK_SECONDS, connection.terminate)
+    loop = asyncio.get_running_loop()
+    cut = loop.call_later(CHECK_SECONDS, connection.terminate)
     try:
         in_recovery, read_only = await connection.fetchrow(QUERIES["ping"])
+    except DRIVER_ERRORS as error:
+        if loop.time() >= cut.when():
+            raise StoreTimeout(f"no answer within {CHECK_SECONDS:g} s") from error
+        raise
     finally:
         cut.cancel()
     if in_recovery or read_only:
         connection.terminate()
-        raise StoreUnavailable("the database is read-only")
+        raise StoreUnavailable("the database is read-only, or a standby")
