@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from tests.patience import patient
 
-_LIMIT_SECONDS = 15.0
+_LIMIT_SECONDS = patient(15.0)
 # Ctrl-C goes to whom the terminal belongs.
 _OWN_TERMINAL = """
 import fcntl, os, sys, termios

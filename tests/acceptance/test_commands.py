@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.acceptance.real import COMMAND, clean_environment
+from tests.patience import patient
 
 from dory_orchestrator import __version__
 
@@ -20,7 +21,7 @@ def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         env=clean_environment() | environment,
         capture_output=True,
         text=True,
-        timeout=SECONDS_MAX,
+        timeout=patient(SECONDS_MAX),
     )
 
 

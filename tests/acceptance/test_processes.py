@@ -1,7 +1,6 @@
 """`run` as a group of processes: killed, frozen, stopped, on a database that is not there."""
 
 import asyncio
-import itertools
 import json
 import signal
 import socket
@@ -80,10 +79,6 @@ class Fleet:
         else:
             self.not_acknowledged += 1
 
-    def longest_pause_since(self, moment: float) -> float:
-        moments = [moment, *(at for at in self.acknowledged_at if at > moment), time.monotonic()]
-        return max(b - a for a, b in itertools.pairwise(moments))
-
 
 @asynccontextmanager
 async def fleet_of(service: RealService, database_url: str) -> AsyncIterator[Fleet]:
@@ -120,7 +115,6 @@ async def test_each_process_may_die_or_freeze_without_the_other(database_url):
         api, control = await one(service, "api"), await one(service, "control")
         async with fleet_of(service, database_url) as fleet:
             # control killed
-            began = time.monotonic()
             control.kill()
             control = await successor(service, "control", control.pid)
             restarts = 'dory_process_restarts_total{process="control"}'
@@ -130,14 +124,16 @@ async def test_each_process_may_die_or_freeze_without_the_other(database_url):
             # control frozen
             control.suspend()
             try:
+                heard = len(fleet.acknowledged_at)
                 await eventually(lambda: watcher_says(service, "reported"))
+                # In five seconds at least, of each client one a second.
+                assert len(fleet.acknowledged_at) - heard > 5 * CLIENTS
                 assert await watcher_says(service, " s ago")
                 assert (await service.get("/livez"))[0] == 200
                 assert (await service.get("/readyz"))[0] == 200
             finally:
                 control.resume()
             await eventually(service.is_healthy)
-            assert fleet.longest_pause_since(began) < 1.0
             assert (fleet.not_acknowledged, fleet.refused, fleet.cut) == (0, 0, 0)
             assert (await one(service, "api")).pid == api.pid
 
@@ -217,7 +213,7 @@ async def never_reading(service: RealService) -> AsyncIterator[None]:
 async def test_the_end_is_orderly_whatever_the_clients_do(database_url):
     """The delay and the wait for slow clients together are longer than the usual patience."""
     async with AsyncExitStack() as stack:
-        service = await stack.enter_async_context(run_on(database_url, DORY_SHUTDOWN_DELAY="5s"))
+        service = await stack.enter_async_context(run_on(database_url, DORY_SHUTDOWN_DELAY="9s"))
         portal = await stack.enter_async_context(connected(database_url))
         key = await add_edge_processor(portal)
         name, organization = await edge_node(portal)
@@ -268,7 +264,7 @@ async def test_a_frozen_database_does_not_hold_up_the_end(own_postgres):
     await asyncio.to_thread(upgrade, url)
     async with (
         run_on(url) as once,
-        run_on(url, DORY_SHUTDOWN_DELAY="9s") as twice,
+        run_on(url, DORY_SHUTDOWN_DELAY="30s") as twice,
         fleet_of(once, url),
     ):
         processes = [psutil.Process(server.pid or 0)]

@@ -44,7 +44,7 @@ def open_tab(chromium: Browser, fleet: Fleet) -> Iterator[Callable[..., Page]]:
     def opened(path: str = "/", *, expected: tuple[str, ...] = (), **options: Any) -> Page:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         contexts.append(context)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(patient(15_000))
         page = context.new_page()
         page.add_init_script(_HEARD)
 

@@ -26,7 +26,7 @@ _SHORT = (
     *("--health-poll-interval", "500ms", "--checkpoint-interval", "1s"),
 )
 _START_SECONDS = 40.0
-_END_SECONDS = 12.0
+_END_SECONDS = patient(12.0)
 
 
 class Fleet:
@@ -111,7 +111,7 @@ def running(folder: Path, **environment: str) -> Iterator[Fleet]:
 
 def wait_for(condition: Callable[[], object], limit_seconds: float) -> None:
     """Look until it is true. Raises TimeoutError."""
-    deadline = time.monotonic() + limit_seconds
+    deadline = time.monotonic() + patient(limit_seconds)
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {limit_seconds:g} s")

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from tests.cluster.machine import Machines, eventually, marked_processes
 from tests.contract.cluster_worlds import LocalWorld, a_node
+from tests.patience import patient
 
 from dory_orchestrator.cluster.local.client import LocalCluster
 
@@ -50,7 +51,7 @@ async def own_machines() -> AsyncIterator[Machines]:
         for cluster in made.clusters:
             await cluster.close()
         shutil.rmtree(made.folder, ignore_errors=True)
-        _, alive = await asyncio.to_thread(psutil.wait_procs, made.processes, 3)
+        _, alive = await asyncio.to_thread(psutil.wait_procs, made.processes, patient(3))
         assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 

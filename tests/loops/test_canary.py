@@ -15,7 +15,9 @@ from dory_orchestrator.metrics import Metrics
 
 pytestmark = pytest.mark.real
 
-LIMITS = HearingLimits(canary_gap_seconds=0.3, window_seconds=2.0)
+# Longer than a busy machine takes for a beat, which would be a gap of its own.
+GAP_SECONDS = patient(0.1)
+LIMITS = HearingLimits(canary_gap_seconds=GAP_SECONDS, window_seconds=2.0)
 
 
 class Rig:
@@ -93,7 +95,7 @@ async def test_unrecorded_beats_are_a_gap_that_is_counted_when_it_ends(rig, orch
     orchestrator.acknowledged = True
     await rig.until(HealthStatus.HEALTHY)
     assert rig.value("dory_hearing_gaps_total", cause="canary") == 1
-    assert rig.value("dory_hearing_gap_seconds_total", cause="canary") >= 0.3
+    assert rig.value("dory_hearing_gap_seconds_total", cause="canary") >= GAP_SECONDS
 
 
 async def test_refused_beats_in_numbers_are_stored_as_a_gap(rig):
@@ -105,7 +107,8 @@ async def test_refused_beats_in_numbers_are_stored_as_a_gap(rig):
             await asyncio.sleep(0.005)
     cause, since_seconds = rig.store.gaps[0]
     assert cause == "refused"
-    assert 0 <= since_seconds < 1
+    # From when it began, which the rig's limit bounds.
+    assert 0 <= since_seconds < patient(1)
 
     await asyncio.sleep(0)
     rig.counts = Counts(refused=50, heard=10_000)

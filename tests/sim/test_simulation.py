@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.patience import patient
 
 from dory_orchestrator.cli import main
 from dory_orchestrator.sim.ground import Fault, Promise
@@ -19,7 +20,7 @@ from dory_orchestrator.sim.soak import soak
 
 FAULTS_MIN = 20_000
 EACH_MIN = 500
-SECONDS_MAX = 240.0
+SECONDS_MAX = patient(240.0)
 SEEDS = Path(__file__).with_name("seeds.txt")
 
 pytestmark = pytest.mark.timeout(60)
@@ -73,7 +74,7 @@ def test_one_site_that_goes_dark_moves_and_comes_home() -> None:
     assert any(line.kind == "shutdown" for line in outcome.lines)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(patient(600))
 @pytest.mark.real
 def test_twenty_thousand_faults_of_every_kind_break_no_promise() -> None:
     faults: Counter[Fault] = Counter()

@@ -319,7 +319,7 @@ async def test_a_frozen_server_costs_the_timeout_and_then_nothing(own_postgres):
 async def test_cancelling_a_call_leaves_no_connection_behind(world):
     task = asyncio.create_task(
         world.store._others.run(
-            "ping", lambda c: c.execute("SELECT pg_sleep(30)"), timeout_seconds=30
+            "ping", lambda c: c.execute("SELECT pg_sleep(3600)"), timeout_seconds=3_600
         )
     )
     sleeping = (
