@@ -10,6 +10,7 @@ from uuid import UUID
 from tests.doubles import MemoryStore
 
 from dory_orchestrator.core.checkpoint import (
+    Capture,
     Document,
     Incarnation,
     Position,
@@ -18,7 +19,15 @@ from dory_orchestrator.core.checkpoint import (
     is_same_incarnation,
 )
 from dory_orchestrator.core.model import GuardRecord, Ownership, ProcessorConfig
-from dory_orchestrator.ports import Begun, Checkpoint, Confirmation, DepartedState, Lease
+from dory_orchestrator.core.start import Start
+from dory_orchestrator.ports import (
+    Archived,
+    Begun,
+    Checkpoint,
+    Confirmation,
+    DepartedState,
+    Lease,
+)
 
 _KEPT = 3
 
@@ -32,6 +41,10 @@ class MemoryCheckpoints:
 
     checkpoints: dict[UUID, list[StoredCheckpoint]] = field(default_factory=dict)
     incarnations: dict[UUID, Incarnation] = field(default_factory=dict)
+    starts: dict[UUID, tuple[Start, Capture]] = field(default_factory=dict)
+    doubts: dict[UUID, float] = field(default_factory=dict)
+    archive: dict[tuple[UUID, str], list[Archived]] = field(default_factory=dict)
+    """Of each processor and reason the first and the newest."""
     _numbers: Any = field(default_factory=lambda: count(1))
 
     owners: dict[UUID, Ownership] = field(default_factory=dict)
@@ -73,7 +86,9 @@ class MemoryCheckpoints:
         if known is not None and is_same_incarnation(
             known, pod_uid=pod_uid, restart_count=restart_count, ready_at=ready_at
         ):
-            return Begun(known, sha256)
+            start, first = self.starts.get(processor_id, (None, None))
+            first = None if known.given else first
+            return Begun(known, sha256, None, start, first, self.doubts.get(processor_id))
         used = [each.position.incarnation for each in self.checkpoints.get(processor_id, ())]
         used += [] if known is None else [known.number]
         begun = Incarnation(
@@ -84,18 +99,82 @@ class MemoryCheckpoints:
             ready_at,
         )
         self.incarnations[processor_id] = begun
-        return Begun(begun, sha256, known)
+        self.starts.pop(processor_id, None)
+        doubted_from = self.doubts.get(processor_id)
+        return Begun(begun, sha256, known, seed_doubted_from=doubted_from)
 
     async def mark_given(
         self, lease: Lease, processor_id: UUID, epoch: int, incarnation: Incarnation
     ) -> bool:
         await self._leading("mark_given", lease)
+        known = self._last(processor_id, epoch, incarnation)
+        if known is None:
+            return False
+        self.incarnations[processor_id] = replace(known, given=True, behind=False, unprotected=None)
+        self.doubts.pop(processor_id, None)
+        return True
+
+    def _last(self, processor_id: UUID, epoch: int, incarnation: Incarnation) -> Incarnation | None:
         known = self.incarnations.get(processor_id)
         if not self._owns(processor_id, epoch, incarnation.pod_uid):
+            return None
+        return known if known is not None and known.number == incarnation.number else None
+
+    async def note_start(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        epoch: int,
+        incarnation: Incarnation,
+        *,
+        start: Start,
+        first: Capture,
+        behind: bool,
+    ) -> bool:
+        await self._leading("note_start", lease)
+        known = self._last(processor_id, epoch, incarnation)
+        if known is None:
             return False
+        self.starts[processor_id] = start, replace(first, asked_at=None)
+        self.incarnations[processor_id] = replace(known, behind=behind)
+        return True
+
+    async def mark_unprotected(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        epoch: int,
+        incarnation: Incarnation,
+        detail: str,
+    ) -> bool:
+        await self._leading("mark_unprotected", lease)
+        known = self._last(processor_id, epoch, incarnation)
+        if known is None or known.given:
+            return False
+        self.incarnations[processor_id] = replace(known, behind=True, unprotected=detail)
+        return True
+
+    async def doubt_seed(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        incarnation: Incarnation,
+        doubted_from: float | None,
+    ) -> None:
+        await self._leading("doubt_seed", lease)
+        known = self.incarnations.get(processor_id)
         if known is None or known.number != incarnation.number:
+            return
+        self.doubts.pop(processor_id, None)
+        if doubted_from is not None:
+            self.doubts[processor_id] = doubted_from
+
+    async def archive_state(self, lease: Lease, archived: Archived) -> bool:
+        await self._leading("archive_state", lease)
+        kept = self.archive.setdefault((archived.processor_id, archived.reason), [])
+        if any(one.sha256 == archived.sha256 for one in kept):
             return False
-        self.incarnations[processor_id] = replace(known, given=True)
+        self.archive[archived.processor_id, archived.reason] = [*kept[:1], archived]
         return True
 
     async def save_checkpoints(self, lease: Lease, checkpoints: Sequence[Checkpoint]) -> list[bool]:
@@ -188,7 +267,10 @@ class MemoryCheckpoints:
 
     async def newest_checkpoint(self, processor_id: UUID) -> StoredCheckpoint | None:
         await self._answer("newest_checkpoint")
-        return self._newest(processor_id)
+        newest = self._newest(processor_id)
+        if newest is None:
+            return None
+        return replace(newest, age_seconds=max(0.0, self.clock() - newest.confirmed_at))
 
     async def last_incarnation(self, processor_id: UUID) -> Incarnation | None:
         await self._answer("last_incarnation")

@@ -13,6 +13,7 @@ from dory_orchestrator.cluster.local.scheduler import Load, loads_of, place
 from dory_orchestrator.cluster.reading import is_ours, new_pod
 from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import Node, Observation, Pod, PodPhase, PodSpec
+from dory_orchestrator.core.start import Carrier
 from dory_orchestrator.ports import ClusterError, ClusterRefused, Refusal, StoredState
 
 _QUIET_SECONDS = 60.0
@@ -124,6 +125,12 @@ class MemoryCluster:
         if _version(found) != version:
             raise ClusterRefused(Refusal.CONFLICT, "another version stands there")
         del self.states[processor_id]
+
+    def carrier(self, backend: str) -> Carrier:
+        """As of a Kubernetes."""
+        if backend in ("", "configmap"):
+            return Carrier.READABLE
+        return Carrier.NONE if backend == "local" else Carrier.UNKNOWN
 
     async def announce(self, said: Announcement) -> None:
         """See Cluster."""

@@ -29,6 +29,7 @@ class FakeProgram:
     refusal: Exception | None = None
     put_refusal: Exception | None = None
     on_put: Callable[[], None] = lambda: None
+    could_read: bool | None = None
     gets: list[float] = field(default_factory=list)
     puts: list[Any] = field(default_factory=list)
 
@@ -94,6 +95,10 @@ class FakePods:
         if program.put_refusal is not None:
             raise program.put_refusal
         program.put(body)
+
+    async def read_its_state(self, address: str, *, timeout_seconds: float) -> bool | None:
+        program = self.programs.get(address)
+        return None if program is None else program.could_read
 
     async def _program(
         self, address: str, token: str | None, timeout_seconds: float

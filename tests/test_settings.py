@@ -73,6 +73,7 @@ SAMPLES = {
     "sentinel": Sample("of-env", "of-flag", "of-file", "Not_A_Name"),
     "deletion_guard_seconds": Sample("11s", "12s", "13s", "9s"),
     "checkpoint_interval": Sample("11s", "12s", "0s", "3601s"),
+    "seed_every": Sample("11s", "12s", "13s", "4s"),
     "health_poll_interval": Sample("1s", "2s", "3s", "400ms"),
     "heartbeat_stale": Sample("11s", "12s", "13s", "1s"),
     "node_failure_grace": Sample("11s", "12s", "13s", "999ms"),

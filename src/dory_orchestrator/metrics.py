@@ -115,6 +115,8 @@ VALUES: Mapping[str, Mapping[str, Sequence[str]]] = {
             "confirmed",
             "not_owner",
             "not_given",
+            "unprotected",
+            "frozen",
             "store_error",
             "unreachable",
             "unauthorized",

@@ -37,7 +37,7 @@ from uuid import UUID
 from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.answering import Question, QuestionKind, explanation
 from dory_orchestrator.core.brake import BrakeVerdict
-from dory_orchestrator.core.checkpoint import Document, Incarnation, StoredCheckpoint
+from dory_orchestrator.core.checkpoint import Capture, Document, Incarnation, StoredCheckpoint
 from dory_orchestrator.core.checkpoint import Position as CheckpointPosition
 from dory_orchestrator.core.directive import BeatFacts
 from dory_orchestrator.core.drill import DrillStep
@@ -56,6 +56,7 @@ from dory_orchestrator.core.plan import (
     GuardVerdict,
     Record,
 )
+from dory_orchestrator.core.start import Carrier, Start
 
 
 class StoreError(Exception):
@@ -529,12 +530,30 @@ class Confirmation(NamedTuple):
 class Begun(NamedTuple):
     """An incarnation, and the newest checkpoint that there was then.
 
-    `previous` is the one before, when it ended just now.
+    `previous` is the one before, when it ended just now. `start` and `first` are what was noted of
+    its start. `seed_doubted_from`: a document was written while it may have begun already; that
+    is when the one that lay there before was received.
     """
 
     incarnation: Incarnation
     newest_sha256: bytes | None
     previous: Incarnation | None = None
+    start: Start | None = None
+    first: Capture | None = None
+    seed_doubted_from: float | None = None
+
+
+class Archived(NamedTuple):
+    """A state that lost against another. `reason` is a fixed word."""
+
+    processor_id: UUID
+    reason: str
+    epoch: int
+    incarnation: int
+    pod_name: str
+    captured_at: float
+    payload: bytes
+    sha256: bytes
 
 
 class DepartedState(NamedTuple):
@@ -545,6 +564,11 @@ class DepartedState(NamedTuple):
     epoch: int
     namespace: str
     pod_name: str | None
+
+
+class DocumentAhead(StoreError):
+    """A document that we wrote is newer than all that the database has of its processor: the
+    database was rolled back. Nothing of that processor is written until an operator decides."""
 
 
 class CheckpointStore(Protocol):
@@ -572,8 +596,48 @@ class CheckpointStore(Protocol):
     async def mark_given(
         self, lease: Lease, processor_id: UUID, epoch: int, incarnation: Incarnation
     ) -> bool:
-        """The newest checkpoint is in it, or there is none: its own are accepted from now on.
-        False when the owner is another, or the incarnation is not the last one any more.
+        """It goes on from the newest checkpoint, or there is none: its own are accepted from now
+        on. False when the owner is another, or the incarnation is not the last one any more.
+        """
+        ...
+
+    async def note_start(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        epoch: int,
+        incarnation: Incarnation,
+        *,
+        start: Start,
+        first: Capture,
+        behind: bool,
+    ) -> bool:
+        """Remember what an incarnation began with, its first capture, and whether it is `behind`:
+        to be given the newest. False as in `mark_given`.
+        """
+        ...
+
+    async def mark_unprotected(
+        self, lease: Lease, processor_id: UUID, epoch: int, incarnation: Incarnation, detail: str
+    ) -> bool:
+        """It will not be given the newest any more, until `mark_given`. False as there."""
+        ...
+
+    async def doubt_seed(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        incarnation: Incarnation,
+        doubted_from: float | None,
+    ) -> None:
+        """A document was written while the life after this one may have begun already. The one
+        before it was received at `doubted_from`; None: there is no doubt any more.
+        """
+        ...
+
+    async def archive_state(self, lease: Lease, archived: Archived) -> bool:
+        """Keep a state that lost. Of each processor and reason the first and the newest stay.
+        Whether it was not there yet.
         """
         ...
 
@@ -733,6 +797,11 @@ class Cluster(Protocol):
         """
         ...
 
+    def carrier(self, backend: str) -> Carrier:
+        """What becomes of what a client library with this `DORY_STATE_BACKEND` saves ("": it was
+        not said)."""
+        ...
+
     async def close(self) -> None:
         """Let go of everything; pods stay."""
         ...
@@ -773,6 +842,12 @@ class Pods(Protocol):
         it is overwritten (platform facts 12.4).
 
         Raises PodUnreachable within `timeout_seconds`: it may have been done; PodRefused.
+        """
+        ...
+
+    async def read_its_state(self, address: str, *, timeout_seconds: float) -> bool | None:
+        """Whether the program's client library could read its store when it began, by GET
+        /metrics; None where that does not tell. Within `timeout_seconds`.
         """
         ...
 

@@ -344,6 +344,13 @@ class Settings(BaseModel):
         default=10.0,
         description="Time between two checkpoints of a processor; 0: none (0s to 1h).",
     )
+    seed_every: Annotated[float, _duration(5, 3600)] = Field(
+        default=60.0,
+        description=(
+            "Age of the state that a container may begin with while we are away (cluster"
+            " kubernetes; local: each checkpoint; 5s to 1h)."
+        ),
+    )
     health_poll_interval: Annotated[float, _duration(0.5, 600)] = Field(
         default=10.0, description="How often each pod is asked for its probes (500ms to 10m)."
     )

@@ -11,10 +11,25 @@ from tests.checkpoints_double import MemoryCheckpointStore
 from tests.contract.worlds import MemoryWorld, PostgresWorld, a_pod, connected, create
 from tests.patience import patient
 
-from dory_orchestrator.core.checkpoint import Document, Incarnation, payload_of, sha256_of
+from dory_orchestrator.core.checkpoint import (
+    Capture,
+    Document,
+    Incarnation,
+    Position,
+    payload_of,
+    sha256_of,
+)
 from dory_orchestrator.core.plan import Forget, GuardVerdict, Reason, Record
+from dory_orchestrator.core.start import Lay, Start
 from dory_orchestrator.metrics import Metrics
-from dory_orchestrator.ports import Checkpoint, Confirmation, DepartedState, Lease, LeaseLost
+from dory_orchestrator.ports import (
+    Archived,
+    Checkpoint,
+    Confirmation,
+    DepartedState,
+    Lease,
+    LeaseLost,
+)
 from dory_orchestrator.store.postgres import PostgresStore
 
 
@@ -375,3 +390,104 @@ async def test_while_the_guard_holds_nobody_has_left(world, lease):
     verdict = GuardVerdict({"": (9, 1)}, (a_pod(UUID(int=1)),))
     await world.store.record_guard(lease, verdict)
     assert await departed(world) == []
+
+
+# Starts, and what loses
+
+
+A_START = Start(Lay.OURS, Position(1, 2, 3), b"sha", "pod-0", 90.5, was_read=True)
+
+
+def a_capture(count: int) -> Capture:
+    payload = payload_of({"count": count})
+    return Capture(payload, sha256_of(payload), "pod-1", 110.0, -5.5)
+
+
+@pytest.mark.parametrize("start", [A_START, Start(Lay.NONE), Start(Lay.UNKNOWN, was_read=False)])
+async def test_what_a_start_began_with_is_remembered_until_the_next(world, lease, start):
+    life = await place(world, lease)
+    begun = await life.see()
+    assert (begun.start, begun.first) == (None, None)
+    noted = await life.store.note_start(
+        lease, life.key, 1, begun.incarnation, start=start, first=a_capture(7), behind=True
+    )
+    assert noted
+    again = await life.see()
+    assert (again.start, again.first) == (start, a_capture(7))
+    assert again.incarnation.behind
+    assert await life.store.mark_given(lease, life.key, 1, again.incarnation)
+    given = await life.see()
+    assert (given.start, given.first) == (start, None)
+    assert given.incarnation.given
+    assert not given.incarnation.behind
+    other = await life.see(restart_count=1, ready_at=200.0)
+    assert (other.start, other.first, other.incarnation.behind) == (None, None, False)
+    assert other.previous is not None
+    assert other.previous.given
+
+
+async def test_who_is_unprotected_stays_so_until_it_is_given_or_begins_anew(world, lease):
+    life = await place(world, lease)
+    begun = await life.see()
+    assert await life.store.mark_unprotected(lease, life.key, 1, begun.incarnation, "raised")
+    again = await life.see()
+    assert (again.incarnation.unprotected, again.incarnation.behind) == ("raised", True)
+    assert not await life.save(5), "its states are not those that a start is given"
+    other = await life.see(restart_count=1, ready_at=200.0)
+    assert (other.incarnation.unprotected, other.incarnation.behind) == (None, False)
+    assert other.previous is not None
+    assert (other.previous.unprotected, other.previous.behind) == ("raised", True)
+    assert await life.store.mark_given(lease, life.key, 1, other.incarnation)
+    assert not await life.store.mark_unprotected(lease, life.key, 1, other.incarnation, "late")
+
+
+async def test_of_another_owner_or_life_no_start_is_noted(world, lease):
+    life = await place(world, lease)
+    old = (await life.see()).incarnation
+    await life.see(restart_count=1, ready_at=200.0)
+    noted = {"start": A_START, "first": a_capture(7), "behind": False}
+    assert not await life.store.note_start(lease, life.key, 1, old, **noted)
+    assert not await life.store.note_start(lease, life.key, 2, old, **noted)
+    assert not await life.store.mark_unprotected(lease, life.key, 1, old, "x")
+    assert not await life.store.mark_unprotected(lease, life.key, 2, old, "x")
+
+
+async def test_a_doubt_about_a_document_is_told_with_the_next_life(world, lease):
+    life = await place(world, lease)
+    first = await life.begin()
+    await life.store.doubt_seed(lease, life.key, first, 77.5)
+    assert (await life.see()).seed_doubted_from == 77.5
+    await life.store.doubt_seed(lease, life.key, first, None)
+    assert (await life.see()).seed_doubted_from is None
+    await life.store.doubt_seed(lease, life.key, first, 78.5)
+    begun = await life.see(restart_count=1, ready_at=200.0)
+    assert begun.seed_doubted_from == 78.5
+    assert (await life.see(restart_count=1, ready_at=200.0)).seed_doubted_from == 78.5
+    assert await life.store.mark_given(lease, life.key, 1, begun.incarnation)
+    assert (await life.see(restart_count=2, ready_at=300.0)).seed_doubted_from is None
+
+
+async def test_of_what_is_archived_the_first_and_the_newest_stay(world, lease):
+    life = await place(world, lease)
+
+    async def archive(count: int, reason: str = "set_back") -> bool:
+        payload = payload_of({"count": count})
+        archived = Archived(life.key, reason, 1, 2, "pod-1", 110.0, payload, sha256_of(payload))
+        return bool(await life.store.archive_state(lease, archived))
+
+    assert [await archive(n) for n in (1, 2, 3)] == [True] * 3
+    assert [await archive(n) for n in (1, 3)] == [False] * 2
+    assert await archive(1, "unprotected")
+    assert await world.archived(life.key, "set_back") == [b'{"count": 1}', b'{"count": 3}']
+    assert await world.archived(life.key, "unprotected") == [b'{"count": 1}']
+
+
+async def test_how_long_ago_the_newest_was_seen(world, lease):
+    life = await place(world, lease)
+    await life.begin()
+    asked_at = asyncio.get_running_loop().time() - 30.0
+    await life.save(5, asked_at=asked_at)
+    age_seconds = asyncio.get_running_loop().time() - asked_at
+    found = await life.newest()
+    # What passed between the two clocks' readings is what the statements took.
+    assert 29.9 <= found.age_seconds <= age_seconds + 5.0

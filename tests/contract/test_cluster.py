@@ -33,6 +33,7 @@ from dory_orchestrator.core.model import (
     TaintEffect,
     Toleration,
 )
+from dory_orchestrator.core.start import Carrier
 from dory_orchestrator.ports import ClusterRefused, ClusterUnavailable, Refusal
 
 pytestmark = pytest.mark.timeout(20)
@@ -298,6 +299,12 @@ async def test_many_watchers_see_the_same(world):
         spec = a_spec()
         await world.cluster.create_pod(spec)
         assert await one.pod(spec.name, ready=True) == await other.pod(spec.name, ready=True)
+
+
+async def test_what_becomes_of_what_is_saved(world):
+    cluster = world.cluster
+    assert cluster.carrier("") is cluster.carrier("configmap") is Carrier.READABLE
+    assert cluster.carrier("s3") is Carrier.UNKNOWN
 
 
 async def test_state_documents(world):

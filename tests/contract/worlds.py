@@ -1,6 +1,7 @@
 """The same small world, in memory and in PostgreSQL, for the contract suite."""
 
 import json
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -175,6 +176,11 @@ class MemoryWorld:
         )
         return key
 
+    async def archived(self, processor_id: UUID, reason: str) -> list[bytes]:
+        """The states that are archived for this reason, the first one first."""
+        kept = getattr(self.memory, "archive", {}).get((processor_id, reason), [])
+        return [one.payload for one in kept]
+
     async def health_of(self, processor_id: UUID) -> str:
         return self.memory.processors[processor_id].health_status
 
@@ -281,6 +287,15 @@ class PostgresWorld:
     def __init__(self, store: Store, connection: "asyncpg.Connection[Any]") -> None:
         self.store = store
         self.connection = connection
+
+    async def archived(self, processor_id: UUID, reason: str) -> list[bytes]:
+        rows = await self.connection.fetch(
+            "SELECT body FROM orchestrator.archived_states"
+            " WHERE processor_id = $1 AND reason = $2 ORDER BY place",
+            processor_id,
+            reason,
+        )
+        return [zlib.decompress(row["body"]) for row in rows]
 
     async def add_processor(
         self,

@@ -1,31 +1,21 @@
 """Checkpoints, in simulated time: what is taken, what is given, and what is refused."""
 
 import asyncio
-import json
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 from uuid import UUID
 
 import pytest
 import structlog
 from tests.checkpoints_double import MemoryCheckpointStore
 from tests.cluster_double import MemoryCluster
-from tests.pods_double import FakePods, FakeProgram
+from tests.loops.checkpoint_rig import LIMITS, START, Rig
 
 from dory_orchestrator.core.checkpoint import (
-    CaptureLimits,
-    document,
-    payload_of,
     read_document,
 )
-from dory_orchestrator.core.model import Ownership, Pod, PodPhase, PodSpec
-from dory_orchestrator.loops.checkpoint import Checkpointer, Owned
-from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     ClusterRefused,
     ClusterUnavailable,
-    Event,
     Lease,
     LeaseLost,
     PodRefused,
@@ -36,163 +26,6 @@ from dory_orchestrator.ports import (
 )
 
 pytestmark = pytest.mark.looptime
-
-START = 1_700_000_000.0
-LIMITS = CaptureLimits()
-
-
-class Rig:
-    """A checkpointer at work. Time is told from its start, on all clocks."""
-
-    def __init__(self, *, store: MemoryCheckpointStore | None = None, **options: Any) -> None:
-        self.metrics = Metrics()
-        self.pods = FakePods()
-        self.store = store or MemoryCheckpointStore()
-        self.store.clock = self.clock
-        self.cluster = MemoryCluster(clock=self.clock)
-        self.running: dict[str, Owned] = {}
-        self.told: list[Event] = []
-        self.times_restored = 0
-        self.lease: Lease | None = None
-        self.began_at: float | None = None
-        self.checkpointer = Checkpointer(
-            pods=self.pods,
-            store=self.store,
-            cluster=self.cluster,
-            lease=lambda: self.lease,
-            running=self.look,
-            tell=self.told.append,
-            metrics=self.metrics,
-            on_restored=self.note_restored,
-            **options,
-        )
-
-    def note_restored(self) -> None:
-        self.times_restored += 1
-
-    def clock(self) -> float:
-        began_at = self.began_at or 0.0
-        return START + asyncio.get_running_loop().time() - began_at
-
-    def look(self) -> Iterable[Owned]:
-        return list(self.running.values())
-
-    def add(
-        self,
-        number: int,
-        state: dict[str, Any] | None = None,
-        *,
-        name: str | None = None,
-        epoch: int = 1,
-        interval_seconds: float = 10.0,
-        proof: tuple[str, ...] = (),
-        **fields: Any,
-    ) -> FakeProgram:
-        """A pod that runs, is ready, and owns the processor of this number."""
-        name = name or f"pod-{number}"
-        pod = Pod(
-            uid=f"uid of {name}",
-            namespace="default",
-            name=name,
-            processor_id=UUID(int=number),
-            phase=PodPhase.RUNNING,
-            created_at=self.clock(),
-            address=f"{name}:8080",
-            ready=True,
-            epoch=epoch,
-        )
-        pod = replace(pod, **fields)
-        program = FakeProgram(name, state or {}, self.clock() - 0.1, self.clock)
-        self.running[name] = Owned(pod, epoch, interval_seconds, proof)
-        self.store.owners[UUID(int=number)] = Ownership(epoch, pod.uid, name)
-        self.pods.programs[f"{name}:8080"] = program
-        return program
-
-    def restart(self, name: str, state: dict[str, Any], *, told: bool = True) -> FakeProgram:
-        """Its container begins anew, in place, from this state."""
-        program = self.pods.programs[f"{name}:8080"]
-        program.state, program.ready_at = state, self.clock() - 0.1
-        if told:
-            self.tell_restart(name)
-        return program
-
-    def tell_restart(self, name: str) -> None:
-        owned = self.running[name]
-        pod = replace(owned.pod, restart_count=owned.pod.restart_count + 1)
-        self.running[name] = owned._replace(pod=pod)
-
-    async def __aenter__(self) -> "Rig":
-        self.began_at = asyncio.get_running_loop().time()
-        for program in self.pods.programs.values():
-            program.ready_at = START - 5
-        await self.lead()
-        self.task = asyncio.create_task(self.checkpointer.run())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-    async def lead(self) -> None:
-        term = await self.store.hold_lease("leader", None, 1_000_000)
-        assert term is not None
-        self.lease = Lease("leader", term)
-
-    async def until(self, seconds: float) -> None:
-        assert self.began_at is not None
-        await asyncio.sleep(self.began_at + seconds - asyncio.get_running_loop().time())
-
-    def newest(self, number: int = 1) -> Any:
-        """The newest state; None when nothing is stored."""
-        found = self.store._newest(UUID(int=number))
-        return None if found is None else json.loads(found.payload)
-
-    def position(self, number: int = 1) -> Any:
-        found = self.store._newest(UUID(int=number))
-        return None if found is None else found.position
-
-    def restored(self, name: str = "pod-1") -> bool:
-        return self.checkpointer.restored(self.running[name].pod.uid)
-
-    def count(self, outcome: str) -> float:
-        found = self.metrics.registry.get_sample_value(
-            "dory_checkpoints_total", {"outcome": outcome}
-        )
-        return found or 0.0
-
-    def of_age(self, le: str) -> float:
-        found = self.metrics.registry.get_sample_value("dory_checkpoint_age_seconds", {"le": le})
-        assert found is not None
-        return found
-
-    @property
-    def reasons(self) -> list[tuple[str, str]]:
-        return [(event.kind, event.reason) for event in self.told]
-
-    def save_document(self, state: dict[str, Any], pod_name: str, at: float, n: int = 1) -> None:
-        """What the client library does at the end of a pod."""
-        content = document(
-            payload_of(state), processor_id=UUID(int=n), pod_name=pod_name, timestamp=START + at
-        )
-        self.cluster.states[UUID(int=n)] = content
-
-    def document(self, number: int = 1) -> Any:
-        return read_document(self.cluster.states[UUID(int=number)], LIMITS)
-
-    async def prepare(self, names: tuple[str, ...], **options: Any) -> Any:
-        """As before a pod is created: the epoch before has ended."""
-        assert self.lease is not None
-        spec = PodSpec(
-            name="pod-new",
-            namespace="default",
-            processor_id=UUID(int=1),
-            app="camera",
-            labels={},
-            annotations={},
-            image="image",
-        )
-        cluster = options.pop("cluster", self.cluster)
-        return await self.checkpointer.prepare(self.lease, cluster, spec, names, **options)
 
 
 # Taking
@@ -205,7 +38,7 @@ async def test_each_pod_is_asked_once_an_interval_and_stored_when_it_changed():
         for second in range(30):
             program.state["count"] = second
             await rig.until(second + 1)
-        assert len(program.gets) == 3
+        assert len(program.gets) == 4, "and once after its document was written"
         await rig.until(30.6)
         assert rig.newest()["count"] >= 19
         assert rig.count("stored") == 3
@@ -224,7 +57,8 @@ async def test_turns_are_spread_over_the_interval():
     async with rig:
         await rig.until(20.2)
         rounds = [int(program.gets[0] - (rig.began_at or 0)) % 10 for program in programs]
-        assert all(len(program.gets) == 2 for program in programs)
+        # Once more after the document of each was written: right after its first turn.
+        assert all(len(program.gets) == 3 for program in programs)
         assert max(rounds.count(second) for second in range(10)) < 40
         assert all(rig.newest(number) == {"x": number} for number in range(200))
 
@@ -453,7 +287,7 @@ async def test_a_program_that_has_not_restored_its_state_is_neither_asked_nor_gi
         program.ready_at = rig.clock() - 0.1
         await rig.until(36)
         assert program.puts == [{"count": 50}]
-        assert rig.reasons == []
+        assert rig.reasons == [("state_archived", "set_back")]
 
 
 async def test_who_started_from_the_newest_is_not_set_back():
@@ -508,7 +342,9 @@ async def test_a_state_that_cannot_be_given_is_told_and_kept(refusal):
         await rig.until(30)
         assert rig.newest() == {"count": 50}
         assert not rig.restored()
-        assert rig.reasons == [("checkpoint_refused", "not_given")]
+        told = [("state_archived", "set_back"), ("checkpoint_refused", "not_given")]
+        given_up = [("unprotected", "restore_failed")] if refusal.final else []
+        assert sorted(rig.reasons) == sorted([*told, *given_up])
         program.put_refusal = None
         await rig.until(60)
         assert rig.restored() is not refusal.final
@@ -606,6 +442,7 @@ async def test_while_the_cluster_is_silent_nothing_is_given():
         await rig.until(11)
         rig.cluster.error = ClusterUnavailable("away")
         program = rig.restart("pod-1", {"count": 0})
+        program.could_read = False
         await rig.until(20)
         assert (program.puts, rig.newest()) == ([], {"count": 50})
         rig.cluster.error = None

@@ -5,8 +5,8 @@ from collections import Counter
 from uuid import UUID
 
 import pytest
+from tests.loops.checkpoint_rig import Rig as CheckpointRig
 from tests.loops.fleet_rig import Rig
-from tests.loops.test_checkpoint import Rig as CheckpointRig
 from tests.loops.test_moves import Site
 from tests.loops.test_poll_health import Rig as PollRig
 from tests.tracing_double import KeepingTracer, ids, said, seconds

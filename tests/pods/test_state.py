@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from dory.health.server import HealthServer
+from dory.metrics.collector import MetricsCollector
 from tests.patience import patient
 from tests.pods.servers import RawPod, raw_pod, reply
 
@@ -178,3 +179,40 @@ async def test_the_client_library_takes_and_refuses(pods):
         assert (await refusal(put(pods, address, b"{"))).status == 400
     finally:
         await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "was_read"),
+    [
+        (200, b"dory_state_load_duration_seconds 0.0123\n", True),
+        (200, b'a 1\ndory_state_load_duration_seconds{pod="x"} 1e-05\nb 2\n', True),
+        (200, b"# TYPE dory_state_load_duration_seconds gauge\n", False),
+        (200, b"# TYPE dory_state_load_duration_seconds gauge\nb 2\n", False),
+        (200, b"# No metrics collector configured\n", None),
+        (200, b"other_dory_state_load_duration_seconds 1\n", None),
+        (404, b"dory_state_load_duration_seconds 1\n", None),
+    ],
+)
+async def test_whether_a_program_could_read_its_store(pods, status, body, was_read):
+    async with raw_pod(reply(status, body)) as pod:
+        assert await pods.read_its_state(pod.address, timeout_seconds=5) is was_read
+        assert pod.requests[0].startswith("GET /metrics HTTP/1.1")
+
+
+async def test_as_the_client_library_tells_it(pods):
+    """It names the metric always, and gives it a value once it could read its store."""
+    collector = MetricsCollector()
+    server = HealthServer(port=0, metrics_collector=collector)
+    await server.start()
+    try:
+        assert server._runner is not None
+        address = f"127.0.0.1:{server._runner.addresses[0][1]}"
+        assert await pods.read_its_state(address, timeout_seconds=5) is False
+        collector.record_state_load(0.01)
+        assert await pods.read_its_state(address, timeout_seconds=5) is True
+    finally:
+        await server.stop()
+
+
+async def test_who_does_not_answer_tells_nothing_of_its_store(pods):
+    assert await pods.read_its_state("127.0.0.1:1", timeout_seconds=LIMIT_SECONDS) is None

@@ -110,6 +110,8 @@ class Control:
             metrics=self.metrics,
             tokens=[token.get_secret_value() for token in tokens if token is not None],
             concurrency=CAPTURES_MAX,
+            # Files of this machine cost nothing.
+            seed_every_seconds=0.0 if settings.cluster == "local" else settings.seed_every,
             on_restored=self.wake.set,
             tracer=self.tracer,
             move_of=self._move_of,
@@ -150,7 +152,7 @@ class Control:
             checkpoint_interval_seconds=settings.checkpoint_interval,
         )
 
-    def _owned_pods(self) -> Iterable[tuple[Pod, int, float, tuple[str, ...]]]:
+    def _owned_pods(self) -> Iterable[tuple[Pod, int, float, tuple[str, ...], str]]:
         """The pods whose state is kept."""
         desired, observed = self.reconciler.desired, self.observer.current
         if desired is None or observed is None:
@@ -158,7 +160,8 @@ class Control:
         found = owned_pods(desired, observed, self.settings.checkpoint_interval, self._owned)
         self._owned = {one.pod.uid: one for one in found}
         return [
-            (one.pod, one.epoch, one.interval_seconds, one.proof) for one in self._owned.values()
+            (one.pod, one.epoch, one.interval_seconds, one.proof, one.backend)
+            for one in self._owned.values()
         ]
 
     def _running_pods(self) -> Iterable[Pod]:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import Observation, Pod, PodSpec
+from dory_orchestrator.core.start import Carrier
 from dory_orchestrator.ports import ClusterUnavailable, StoredState
 
 
@@ -47,6 +48,10 @@ class AbsentCluster:
     async def remove_state(self, namespace: str, processor_id: UUID, *, version: str) -> None:
         """See Cluster."""
         _absent()
+
+    def carrier(self, backend: str) -> Carrier:
+        """See Cluster."""
+        return Carrier.UNKNOWN
 
     async def announce(self, said: Announcement) -> None:
         """See Cluster."""

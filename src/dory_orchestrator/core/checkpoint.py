@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -21,7 +21,8 @@ CUT_SECONDS = 1.0
 """How much later than it says a capture may have been taken: its moment is cut."""
 
 _POSITION_KEY = "dory_position"
-"""In the metadata of documents that we write: the client library ignores it."""
+_RECEIVED_KEY = "dory_received_at"
+"""In the metadata of documents that we write: the client library ignores them."""
 
 
 class Position(NamedTuple):
@@ -212,14 +213,15 @@ class DocumentRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document that was read. `saved_at` is by the clock of the pod that saved it; `position`
-    is that of the checkpoint, where we wrote it."""
+    """A document that was read. `saved_at` is by the clock of the pod that saved it; where we
+    wrote it, `position` is that of the checkpoint, received at `received_at` by the database's."""
 
     payload: bytes
     sha256: bytes
     pod_name: str
     saved_at: float
     position: Position | None = None
+    received_at: float | None = None
 
 
 def document(
@@ -229,6 +231,7 @@ def document(
     pod_name: str,
     timestamp: float,
     position: Position | None = None,
+    received_at: float | None = None,
 ) -> bytes:
     """What the client library reads at its next start. Raises ValueError for what is no state.
 
@@ -245,6 +248,8 @@ def document(
     }
     if position is not None:
         metadata[_POSITION_KEY] = list(position)
+    if received_at is not None:
+        metadata[_RECEIVED_KEY] = received_at
     rest = json.dumps({"metadata": metadata, "checksum": checksum_of(state)})
     return b'{"payload": ' + payload + b", " + rest[1:].encode()
 
@@ -268,7 +273,14 @@ def read_document(content: bytes, limits: CaptureLimits) -> Document:
     pod_name, saved_at = metadata.get("pod_name"), _number(metadata.get("timestamp"))
     if not isinstance(pod_name, str) or saved_at is None:
         raise DocumentRefused("its metadata do not tell by whom it was saved, and when")
-    return Document(payload, sha256_of(payload), pod_name, saved_at, _position(metadata))
+    return Document(
+        payload,
+        sha256_of(payload),
+        pod_name,
+        saved_at,
+        _position(metadata),
+        _number(metadata.get(_RECEIVED_KEY)),
+    )
 
 
 def _position(metadata: Mapping[str, Any]) -> Position | None:
@@ -285,9 +297,10 @@ def _position(metadata: Mapping[str, Any]) -> Position | None:
 class Incarnation:
     """One life of a container, from its start to its end.
 
-    `number` grows with each one of a processor; `given` tells that its state is the newest
-    there was, or that there was none. Of one that was adopted `ready_at` is not known until it is
-    asked.
+    `number` grows with each one of a processor; `given` tells that it goes on from the newest
+    there was, or that there was none. One that is `behind` is to be given that, and was not yet;
+    `unprotected` says why it never will be. Of one that was adopted `ready_at` is not known until
+    it is asked.
     """
 
     number: int
@@ -296,6 +309,8 @@ class Incarnation:
     restart_count: int
     ready_at: float | None
     given: bool = False
+    behind: bool = False
+    unprotected: str | None = None
 
 
 def is_same_incarnation(
@@ -323,7 +338,7 @@ def expected_restart_count(known: Incarnation | None, pod_uid: str, restart_coun
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
     """A checkpoint as it is stored. `captured_at` is by the pod's clock; the others are by the
-    database's: received, and last seen unchanged."""
+    database's: received, last seen unchanged, and how long ago that was when it was read."""
 
     position: Position
     pod_uid: str
@@ -333,6 +348,7 @@ class StoredCheckpoint:
     confirmed_at: float
     payload: bytes
     sha256: bytes
+    age_seconds: float = field(default=0.0, compare=False)
 
 
 class DocumentReason(StrEnum):
@@ -353,6 +369,14 @@ class DocumentReason(StrEnum):
     def taken(self) -> bool:
         """Whether it becomes the newest checkpoint."""
         return self in (DocumentReason.FIRST, DocumentReason.NEWER)
+
+
+def is_ahead(found: Document, newest: StoredCheckpoint | None) -> bool:
+    """Whether a document that we wrote is newer than all that the database has: that was rolled
+    back since. We write only what it has stored."""
+    if found.position is None or (newest is not None and found.sha256 == newest.sha256):
+        return False
+    return newest is None or found.position > newest.position
 
 
 def judge_document(

@@ -10,13 +10,15 @@ from dory_orchestrator.core.specify import Blueprints, NotDefined
 
 @dataclass(frozen=True, slots=True)
 class OwnedPod:
-    """A pod that owns its processor in `epoch`, how often its state is asked for (0: never),
-    and the JSON pointers that prove a restore."""
+    """A pod that owns its processor in `epoch`, how often its state is asked for (0: never), the
+    JSON pointers that prove a restore, and where its client library saves (`DORY_STATE_BACKEND`).
+    """
 
     pod: Pod
     epoch: int
     interval_seconds: float
     proof: tuple[str, ...]
+    backend: str = ""
 
 
 def owned_pods(
@@ -38,12 +40,13 @@ def owned_pods(
             continue
         config = desired.configs.get(pod.processor_id)
         last = before.get(pod.uid)
-        kept, proof = (
-            (interval_seconds, ()) if last is None else (last.interval_seconds, last.proof)
-        )
+        if last is None:
+            last = OwnedPod(pod, own.epoch, interval_seconds, ())
+        kept, proof, backend = last.interval_seconds, last.proof, last.backend
         with suppress(NotDefined):
             if config is not None:
                 runtime = blueprints.of(config).runtime
                 wished = runtime.checkpoint_interval_seconds
                 kept, proof = interval_seconds if wished is None else wished, runtime.proof
-        yield OwnedPod(pod, own.epoch, kept, proof)
+                backend = runtime.environment.get("DORY_STATE_BACKEND", "")
+        yield OwnedPod(pod, own.epoch, kept, proof, backend)

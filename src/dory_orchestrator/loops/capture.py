@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 from uuid import UUID
 
 from dory_orchestrator.core.checkpoint import (
@@ -12,22 +11,21 @@ from dory_orchestrator.core.checkpoint import (
     CaptureReason,
     CaptureRefused,
     Incarnation,
-    StoredCheckpoint,
     is_empty,
     is_same_incarnation,
-    prove,
     read_capture,
     sha256_of,
 )
 from dory_orchestrator.core.model import Pod
+from dory_orchestrator.loops.restore import Life, NotTaken, Owned, Restorer, is_of
 from dory_orchestrator.loops.seed import Seeder
 from dory_orchestrator.ports import (
     Begun,
     Checkpoint,
     CheckpointStore,
     Cluster,
-    ClusterUnavailable,
     Confirmation,
+    Event,
     Lease,
     PodRefused,
     Pods,
@@ -37,46 +35,9 @@ from dory_orchestrator.tracing import NO_TRACER, MoveTrace, Tracer
 
 BODY_BYTES_MAX = 2 * 1024 * 1024
 """Twice what can be restored: enough to say that it is too large."""
-_GIVE_SECONDS = 10.0
-_GIVES_MAX = 3
-"""Each one sets the program back: what does not help three times is not tried again."""
 _EMPTY_SHA256 = sha256_of(b"{}")
 _UNAUTHORIZED = 401
 _TOO_LARGE = 413
-
-
-class Owned(NamedTuple):
-    """A pod that owns its processor and is ready. `interval_seconds` 0: no checkpoints."""
-
-    pod: Pod
-    epoch: int
-    interval_seconds: float
-    proof: tuple[str, ...] = ()
-
-
-class NotTaken(Exception):
-    """There is no state to store. `outcome` is a fixed word; `told`, whether people should know."""
-
-    def __init__(self, outcome: str, detail: str, *, told: bool = True) -> None:
-        super().__init__(detail)
-        self.outcome = outcome
-        self.told = told
-
-
-@dataclass(slots=True)
-class Life:
-    """What is known of the present incarnation of a pod.
-
-    `stored_sha256` is that of its own checkpoint, if there is one; `has_state` tells whether
-    any that is not empty is stored of its processor; `gives` counts those in vain.
-    """
-
-    epoch: int
-    incarnation: Incarnation
-    stored_sha256: bytes | None = None
-    has_state: bool = False
-    previous: Incarnation | None = None
-    gives: int = 0
 
 
 class Visitor:
@@ -90,6 +51,7 @@ class Visitor:
         cluster: Cluster,
         seeder: Seeder,
         still_ready: Callable[[Owned], bool],
+        tell: Callable[[Event], None],
         tokens: Sequence[str],
         limits: CaptureLimits,
         timeout_seconds: float,
@@ -102,8 +64,19 @@ class Visitor:
         self._store = store
         self._cluster = cluster
         self._seeder = seeder
-        self._still_ready = still_ready
         self._tokens: Sequence[str | None] = tokens or (None,)
+        self._restorer = Restorer(
+            pods=pods,
+            store=store,
+            cluster=cluster,
+            seeder=seeder,
+            capture=self._capture,
+            still_ready=still_ready,
+            tell=tell,
+            tokens=self._tokens,
+            tracer=tracer,
+            move_of=move_of,
+        )
         self._limits = limits
         self._timeout_seconds = timeout_seconds
         self._lives: dict[str, Life] = {}
@@ -134,7 +107,10 @@ class Visitor:
         capture = await self._capture(owned.pod)
         life = await self._life(lease, owned, capture)
         if not life.incarnation.given:
-            capture = await self._give(lease, owned, life, capture)
+            capture = await self._settle(lease, owned, life, capture)
+        elif not life.is_compared:
+            await self._seeder.refuse_if_ahead(self._cluster, owned.pod, backend=owned.backend)
+        life.is_compared = True
         self._given[owned.pod.uid] = life.incarnation
         if is_empty(capture.payload) and life.has_state:
             raise NotTaken(CaptureReason.EMPTY, "its state is empty, and was not before")
@@ -152,6 +128,27 @@ class Visitor:
             capture.payload,
             capture.sha256,
             capture.asked_at,
+        )
+
+    async def is_still(self, owned: Owned, life: Life) -> bool:
+        """Whether that life goes on, by its own word."""
+        try:
+            return is_of(life, owned.pod, await self._capture(owned.pod))
+        except NotTaken:
+            return False
+
+    async def _settle(self, lease: Lease, owned: Owned, life: Life, capture: Capture) -> Capture:
+        if self._was_given(owned.pod, capture):
+            # It is the store that has forgotten: restored from a backup, it has an older state,
+            # and to give that would set the program back.
+            await self._restorer.mark_given(lease, owned, life)
+            return capture
+        return await self._restorer.settle(lease, owned, life, capture)
+
+    def _was_given(self, pod: Pod, capture: Capture) -> bool:
+        given = self._given.get(pod.uid)
+        return given is not None and is_same_incarnation(
+            given, pod_uid=pod.uid, restart_count=pod.restart_count, ready_at=capture.ready_at
         )
 
     # Capture
@@ -196,7 +193,7 @@ class Visitor:
     async def _life(self, lease: Lease, owned: Owned, capture: Capture) -> Life:
         """The incarnation that this is of. The capture may be the first that tells of it."""
         pod, life = owned.pod, self._lives.get(owned.pod.uid)
-        if life is not None and life.epoch == owned.epoch and _is_of(life, pod, capture):
+        if life is not None and life.epoch == owned.epoch and is_of(life, pod, capture):
             return life
         begun = await self._store.begin_incarnation(
             lease,
@@ -222,123 +219,20 @@ class Visitor:
             stored_sha256=newest if begun.incarnation.given else None,
             has_state=newest not in (None, _EMPTY_SHA256),
             previous=begun.previous,
+            start=begun.start,
+            first=begun.first,
+            seed_doubted_from=begun.seed_doubted_from,
         )
         if known is not None and known.incarnation.number == begun.incarnation.number:
-            life.gives, life.previous = known.gives, known.previous
+            life.gives, life.refusals = known.gives, known.refusals
+            life.previous = known.previous
         self._lives[owned.pod.uid] = life
         return life
-
-    # Restore
-
-    async def _give(self, lease: Lease, owned: Owned, life: Life, capture: Capture) -> Capture:
-        """Put the newest checkpoint into it, unless it is there; returns what it then says."""
-        newest = None
-        # If it was given, it is the store that has forgotten: restored from a backup, it has an
-        # older state, and to give that would set the program back.
-        if not self._was_given(owned.pod, capture):
-            newest = await self._newest(lease, owned, life, capture)
-        if newest is not None:
-            life.has_state = not is_empty(newest.payload)
-            if not _continues(newest, capture, owned.proof):
-                capture = await self._post(owned, life, newest)
-        marked = await self._store.mark_given(
-            lease, _processor(owned.pod), owned.epoch, life.incarnation
-        )
-        if not marked:
-            self.forget(owned.pod.uid)
-            raise NotTaken("not_owner", "another pod owns the processor", told=False)
-        life.incarnation = replace(life.incarnation, given=True)
-        return capture
-
-    def _was_given(self, pod: Pod, capture: Capture) -> bool:
-        given = self._given.get(pod.uid)
-        return given is not None and is_same_incarnation(
-            given, pod_uid=pod.uid, restart_count=pod.restart_count, ready_at=capture.ready_at
-        )
-
-    async def _newest(
-        self, lease: Lease, owned: Owned, life: Life, capture: Capture
-    ) -> StoredCheckpoint | None:
-        before, now = life.previous, life.incarnation
-        same_pod = before is not None and before.pod_uid == now.pod_uid
-        try:
-            return await self._seeder.take_own(
-                lease,
-                self._cluster,
-                owned.pod,
-                previous=before,
-                # Of a life in between nothing is known.
-                restarted=same_pod
-                and before is not None
-                and now.restart_count - before.restart_count > 1,
-                ready_at=capture.ready_at,
-                proof=owned.proof,
-            )
-        except ClusterUnavailable as error:
-            detail = f"what it saved cannot be read: {error}"
-            raise NotTaken("not_given", detail, told=False) from error
-
-    async def _post(self, owned: Owned, life: Life, newest: StoredCheckpoint) -> Capture:
-        if life.gives >= _GIVES_MAX:
-            raise NotTaken("not_given", "its state could not be restored")
-        if not self._still_ready(owned):
-            raise NotTaken("not_given", "it is not ready any more", told=False)
-        try:
-            move = self._move_of(_processor(owned.pod))
-            with self._tracer.span(
-                "pods.put_state", move=move, pod=owned.pod.name, bytes=len(newest.payload)
-            ):
-                await self._put(owned.pod, b'{"data": ' + newest.payload + b"}")
-        except PodUnreachable as error:
-            raise NotTaken("not_given", f"restoring: {error}") from error
-        except PodRefused as error:
-            if error.final and error.status != _UNAUTHORIZED:
-                life.gives = _GIVES_MAX
-            raise NotTaken("not_given", f"restoring: {error}") from error
-        capture = await self._capture(owned.pod)
-        if not _is_of(life, owned.pod, capture):
-            raise NotTaken("not_given", "it restarted while it was restored", told=False)
-        wrong = prove(newest.payload, capture.payload, owned.proof)
-        if wrong is not None:
-            life.gives += 1
-            raise NotTaken("not_given", f"its state was not restored: {wrong}")
-        return capture
-
-    async def _put(self, pod: Pod, body: bytes) -> None:
-        for token in self._tokens[:-1]:
-            try:
-                return await self._put_with(pod, body, token)
-            except PodRefused as error:
-                if error.status != _UNAUTHORIZED:
-                    raise
-        return await self._put_with(pod, body, self._tokens[-1])
-
-    async def _put_with(self, pod: Pod, body: bytes, token: str | None) -> None:
-        await self._pods.put_state(
-            pod.address or "", body, token=token, timeout_seconds=_GIVE_SECONDS
-        )
 
 
 def _processor(pod: Pod) -> UUID:
     assert pod.processor_id is not None  # noqa: S101 - only such pods are visited
     return pod.processor_id
-
-
-def _is_of(life: Life, pod: Pod, capture: Capture) -> bool:
-    return is_same_incarnation(
-        life.incarnation,
-        pod_uid=pod.uid,
-        restart_count=pod.restart_count,
-        ready_at=capture.ready_at,
-    )
-
-
-def _continues(newest: StoredCheckpoint, capture: Capture, proof: Sequence[str]) -> bool:
-    """Whether it started from the newest checkpoint by itself: giving it again would only set
-    it back. Without pointers, only the very same state shows that."""
-    if newest.sha256 == capture.sha256:
-        return True
-    return bool(proof) and prove(newest.payload, capture.payload, proof) is None
 
 
 def _outcome(error: PodRefused) -> str:

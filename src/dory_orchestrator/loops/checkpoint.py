@@ -9,20 +9,23 @@ twice a second, until it is done.
 import asyncio
 import heapq
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from dory_orchestrator.core.checkpoint import CaptureLimits
 from dory_orchestrator.core.model import Pod, PodSpec
 from dory_orchestrator.logs import get_logger
-from dory_orchestrator.loops.capture import Life, NotTaken, Owned, Visitor
+from dory_orchestrator.loops.capture import Visitor
 from dory_orchestrator.loops.checkpoint_writer import CheckpointWriter, Item
+from dory_orchestrator.loops.documents import Documents
+from dory_orchestrator.loops.restore import Life, NotTaken, Owned
 from dory_orchestrator.loops.seed import Seeded, Seeder
 from dory_orchestrator.metrics import CHECKPOINT_AGES_SECONDS, Metrics
 from dory_orchestrator.ports import (
     Checkpoint,
     CheckpointStore,
     Cluster,
+    DocumentAhead,
     Event,
     Lease,
     Pods,
@@ -61,13 +64,14 @@ class Checkpointer:
         store: CheckpointStore,
         cluster: Cluster,
         lease: Callable[[], Lease | None],
-        running: Callable[[], Iterable[Owned | tuple[Pod, int, float, tuple[str, ...]]]],
+        running: Callable[[], Iterable[Owned | tuple[Pod, int, float, tuple[str, ...], str]]],
         tell: Callable[[Event], None],
         metrics: Metrics,
         tokens: Sequence[str] = (),
         limits: CaptureLimits | None = None,
         timeout_seconds: float = 5.0,
         concurrency: int = 100,
+        seed_every_seconds: float = 60.0,
         on_restored: Callable[[], None] = lambda: None,
         tracer: Tracer = NO_TRACER,
         move_of: Callable[[UUID], MoveTrace | None] = lambda _: None,
@@ -89,6 +93,7 @@ class Checkpointer:
             cluster=cluster,
             seeder=self._seeder,
             still_ready=self._is_still_ready,
+            tell=tell,
             tokens=tokens,
             limits=limits,
             timeout_seconds=timeout_seconds,
@@ -97,6 +102,17 @@ class Checkpointer:
         )
         self._writer = CheckpointWriter(
             store, lease=lease, metrics=metrics, on_written=self._written
+        )
+        self._documents = Documents(
+            store=store,
+            cluster=cluster,
+            seeder=self._seeder,
+            visitor=self._visitor,
+            lease=lease,
+            owned=self._owned,
+            lock=lambda uid: self._visiting.setdefault(uid, asyncio.Lock()),
+            on_ahead=self._freeze,
+            every_seconds=seed_every_seconds,
         )
         self._on_restored = on_restored
         self._places = asyncio.Semaphore(concurrency)
@@ -109,6 +125,7 @@ class Checkpointer:
         self._visiting: dict[str, asyncio.Lock] = {}
         self._complaints: dict[str, str] = {}
         self._restarted: dict[UUID, str] = {}
+        self._frozen: dict[UUID, str] = {}
         self._counts: dict[UUID, tuple[str, int]] = {}
         self._late: set[UUID] = set()
         self._ages: tuple[float, dict[UUID, float]] | None = None
@@ -121,6 +138,7 @@ class Checkpointer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._writer.run())
             tasks.create_task(self._watch_ages())
+            tasks.create_task(self._documents.run())
             tick, ticked_at = 0, _now()
             while True:
                 if _now() - ticked_at > _STALL_SECONDS:
@@ -148,6 +166,24 @@ class Checkpointer:
             return life.incarnation.given
         return uid in self._complaints and life is None and self._has_nothing(owned)
 
+    @property
+    def unprotected(self) -> Mapping[str, str]:
+        """The pods, by uid, whose present incarnation could not be given its state, and why."""
+        return {
+            uid: life.incarnation.unprotected
+            for uid, life in self._visitor.lives.items()
+            if life.incarnation.unprotected is not None
+        }
+
+    def _is_unprotected(self, uid: str) -> bool:
+        life = self._visitor.lives.get(uid)
+        return life is not None and life.incarnation.unprotected is not None
+
+    @property
+    def frozen(self) -> Mapping[UUID, str]:
+        """The processors whose document is newer than the database, in words."""
+        return self._frozen
+
     async def prepare(
         self,
         lease: Lease,
@@ -164,15 +200,20 @@ class Checkpointer:
         ClusterError: then nothing may be created yet.
         """
         restarted = self._restarted.get(spec.processor_id) in last_pod_names
-        seeded = await self._seeder.seed(
-            lease, cluster, spec, tuple(last_pod_names), proof=proof, restarted=restarted
-        )
+        try:
+            seeded = await self._seeder.seed(
+                lease, cluster, spec, tuple(last_pod_names), proof=proof, restarted=restarted
+            )
+        except DocumentAhead as error:
+            self._freeze(spec.processor_id, str(error))
+            raise
         self._restarted.pop(spec.processor_id, None)
         return seeded
 
     async def undo_late_save(self, cluster: Cluster, pod: Pod) -> bool:
         """See Seeder."""
-        return await self._seeder.undo_late_save(cluster, pod)
+        lease = self._lease()
+        return lease is not None and await self._seeder.undo_late_save(lease, cluster, pod)
 
     async def capture_now(self, lease: Lease, pod: Pod, epoch: int) -> bool:
         """Take and durably store a checkpoint at once; whether that was possible."""
@@ -180,7 +221,8 @@ class Checkpointer:
             return False
         owned = self._present.get(pod.uid)
         if owned is None or owned.epoch != epoch:
-            owned = Owned(pod, epoch, 0.0, () if owned is None else owned.proof)
+            proof, backend = ((), "") if owned is None else (owned.proof, owned.backend)
+            owned = Owned(pod, epoch, 0.0, proof, backend)
         async with self._visiting.setdefault(pod.uid, asyncio.Lock()):
             try:
                 item = await self._visitor.visit(lease, owned)
@@ -191,6 +233,10 @@ class Checkpointer:
                     accepted = await self._writer.write_now(lease, item)
             except NotTaken as error:
                 self._count(owned, error)
+                return False
+            except DocumentAhead as error:
+                self._visitor.forget(pod.uid)
+                self._freeze(_processor(owned), str(error))
                 return False
             except StoreError as error:
                 _log.warning("a checkpoint is not stored", pod=pod.name, error=str(error))
@@ -237,6 +283,9 @@ class Checkpointer:
         self._term = lease
         self.attended_since = None if lease is None else _now()
         self._visitor.forget_all()
+        self._documents.forget_all()
+        self._seeder.forget_complaints()
+        self._frozen.clear()
         self._writer.forget()
         self._restarted.clear()
         self._counts.clear()
@@ -250,6 +299,7 @@ class Checkpointer:
 
     def _forget(self, uid: str) -> None:
         self._visitor.is_gone(uid)
+        self._documents.forget(uid)
         self._due_at.pop(uid, None)
         self._first_seen_at.pop(uid, None)
         self._complaints.pop(uid, None)
@@ -290,7 +340,9 @@ class Checkpointer:
 
     def _turn_after(self, owned: Owned, now: float) -> float | None:
         at = _next_turn(owned, now)
-        if self.restored(owned.pod.uid):
+        if self.restored(owned.pod.uid) or self._is_unprotected(owned.pod.uid):
+            return at
+        if at is not None and _processor(owned) in self._frozen:
             return at
         return now + _RETRY_SECONDS if at is None else min(at, now + _RETRY_SECONDS)
 
@@ -298,6 +350,9 @@ class Checkpointer:
         was_restored = self.restored(owned.pod.uid)
         await self._keep(lease, owned)
         if self.restored(owned.pod.uid) and not was_restored:
+            life = self._visitor.lives.get(owned.pod.uid)
+            if life is not None and life.first is not None:
+                self._documents.began(owned.pod.uid)
             self._on_restored()
 
     async def _keep(self, lease: Lease, owned: Owned) -> None:
@@ -305,20 +360,36 @@ class Checkpointer:
             item = await self._visitor.visit(lease, owned)
         except NotTaken as error:
             self._count(owned, error)
+        except DocumentAhead as error:
+            self._visitor.forget(owned.pod.uid)
+            self._freeze(_processor(owned), str(error))
         except StoreError as error:
             self._metrics.checkpoints.labels("store_error").inc()
             _log.debug("a checkpoint waits for the store", pod=owned.pod.name, error=str(error))
         else:
             self._restarted.pop(_processor(owned), None)
+            self._frozen.pop(_processor(owned), None)
             if self._complaints.pop(owned.pod.uid, None) is not None:
                 _log.info("checkpoints are taken again", pod=owned.pod.name)
             if owned.interval_seconds > 0:
                 self._writer.put(item)
 
+    def _owned(self, uid: str) -> Owned | None:
+        return self._present.get(uid)
+
     def _is_still_ready(self, owned: Owned) -> bool:
         """By the newest picture; a pod that nobody named is asked for by name."""
         present = self._present.get(owned.pod.uid)
         return present is None or present.pod.restart_count <= owned.pod.restart_count
+
+    def _freeze(self, processor_id: UUID, detail: str) -> None:
+        """Nothing of it is written any more, until its document is not ahead any more."""
+        self._metrics.checkpoints.labels("frozen").inc()
+        if processor_id in self._frozen:
+            return
+        self._frozen[processor_id] = detail
+        _log.error("a processor is frozen", processor_id=str(processor_id), detail=detail)
+        self._on_restored()
 
     # What became of it
 
@@ -333,6 +404,9 @@ class Checkpointer:
         if life is not None and life.incarnation.number == item.incarnation:
             life.stored_sha256 = item.sha256 if accepted else None
             life.has_state = life.has_state or isinstance(item, Checkpoint)
+            owned = self._present.get(item.pod_uid)
+            if accepted and owned is not None:
+                self._documents.stored(owned)
 
     def _count(self, owned: Owned, error: NotTaken) -> None:
         self._metrics.checkpoints.labels(error.outcome).inc()

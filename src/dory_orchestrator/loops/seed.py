@@ -13,18 +13,23 @@ from dory_orchestrator.core.checkpoint import (
     Position,
     StoredCheckpoint,
     document,
+    is_ahead,
     judge_document,
     place_document,
     read_document,
 )
 from dory_orchestrator.core.departed import is_removable
 from dory_orchestrator.core.model import Pod, PodSpec
+from dory_orchestrator.core.start import Carrier, Lay, Start, start_of
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
+    Archived,
     CheckpointStore,
     Cluster,
     ClusterRefused,
+    ClusterUnavailable,
     DepartedState,
+    DocumentAhead,
     Event,
     Lease,
     Refusal,
@@ -63,6 +68,12 @@ class Seeder:
         self._store = store
         self._limits = limits
         self._tell = tell
+        self._complaints: dict[UUID, tuple[str, str]] = {}
+        """What was told last of each: looked at again and again, it is told once."""
+
+    def forget_complaints(self) -> None:
+        """It was another's turn meanwhile."""
+        self._complaints.clear()
 
     async def seed(
         self,
@@ -83,7 +94,7 @@ class Seeder:
             stored = await cluster.read_state(spec.namespace, spec.processor_id)
             found = self._read(spec.processor_id, stored)
             last = await self._store.last_incarnation(spec.processor_id)
-            newest = await self._newest(
+            newest, judged = await self._newest(
                 lease,
                 spec.processor_id,
                 found,
@@ -96,6 +107,8 @@ class Seeder:
                 return None
             if found is not None and found.sha256 == newest.sha256:
                 return _seeded(newest)
+            if found is not None and judged in _TOLD:
+                await self._archive(lease, spec.processor_id, found, newest, judged)
             try:
                 await cluster.seed_state(
                     spec.namespace,
@@ -113,39 +126,103 @@ class Seeder:
             return _seeded(newest)
         raise AssertionError("unreachable")
 
-    async def take_own(
+    async def look_at_start(
         self,
         lease: Lease,
         cluster: Cluster,
         pod: Pod,
         *,
+        backend: str,
         previous: Incarnation | None,
         restarted: bool,
         ready_at: float,
         proof: Sequence[str],
-    ) -> StoredCheckpoint | None:
-        """The newest state of a pod that has begun another life: what it saved at the end of the
-        last one, if that is newer. Raises StoreError, ClusterError.
+        doubted_from: float | None,
+    ) -> tuple[StoredCheckpoint | None, Start]:
+        """The newest state of a pod that has begun another life, and what that life began with.
+        What the pod saved at the end of its last life is taken, where it is newer.
+
+        Raises StoreError (DocumentAhead), ClusterUnavailable.
         """
-        assert pod.processor_id is not None  # noqa: S101 - only such pods are looked at
-        stored = await cluster.read_state(pod.namespace, pod.processor_id)
-        return await self._newest(
+        key, carrier = _processor(pod), cluster.carrier(backend)
+        if carrier is not Carrier.READABLE:
+            lay = Lay.NONE if carrier is Carrier.NONE else Lay.UNKNOWN
+            return await self._store.newest_checkpoint(key), Start(lay)
+        try:
+            stored = await cluster.read_state(pod.namespace, key)
+        except ClusterRefused as error:
+            # The program may have better luck.
+            self._complain(key, "unreadable", f"the stored document: {error}")
+            return await self._store.newest_checkpoint(key), Start(Lay.UNKNOWN)
+        found = self._read(key, stored)
+        newest, judged = await self._newest(
             lease,
-            pod.processor_id,
-            self._read(pod.processor_id, stored),
+            key,
+            found,
             pod_names=(pod.name,),
             last=previous,
             proof=proof,
             restarted=restarted,
             before=ready_at,
         )
+        return newest, start_of(
+            found,
+            judged,
+            unreadable=stored is not None and found is None,
+            previous=previous,
+            doubted_from=doubted_from,
+        )
 
-    async def undo_late_save(self, cluster: Cluster, pod: Pod) -> bool:
+    async def refuse_if_ahead(self, cluster: Cluster, pod: Pod, *, backend: str) -> None:
+        """Raises DocumentAhead when the document is newer than all that the database has; besides
+        StoreError. What cannot be read shows nothing.
+        """
+        key = _processor(pod)
+        if cluster.carrier(backend) is not Carrier.READABLE:
+            return
+        try:
+            found = self._read(key, await cluster.read_state(pod.namespace, key))
+        except (ClusterRefused, ClusterUnavailable):
+            return
+        _refuse_if_ahead(found, await self._store.newest_checkpoint(key))
+
+    async def refresh(
+        self, lease: Lease, cluster: Cluster, pod: Pod, *, on_write: Callable[[float | None], None]
+    ) -> None:
+        """Have the next container of a pod begin with the newest state, as long as that is the
+        pod's own. Just before it is written `on_write` is told when what lies there was received;
+        None: that is not known.
+
+        Raises StoreError (DocumentAhead), ClusterError: it may have been written.
+        """
+        key = _processor(pod)
+        newest = await self._store.newest_checkpoint(key)
+        if newest is None or newest.pod_uid != pod.uid:
+            return
+        stored = await cluster.read_state(pod.namespace, key)
+        found = self._read(key, stored)
+        _refuse_if_ahead(found, newest)
+        if found is not None and found.sha256 == newest.sha256:
+            return
+        if found is not None and found.position is None:
+            if found.pod_name == pod.name and found.saved_at >= newest.captured_at:
+                # It saved after it was asked: that is newer, and taken when it begins anew.
+                return
+            if found.pod_name != pod.name:
+                await self._archive(lease, key, found, newest, DocumentReason.STRANGER)
+        on_write(None if found is None else found.received_at)
+        await cluster.seed_state(
+            pod.namespace,
+            key,
+            _document(key, newest),
+            version=None if stored is None else stored.version,
+        )
+
+    async def undo_late_save(self, lease: Lease, cluster: Cluster, pod: Pod) -> bool:
         """Put the newest state in place of what a pod saved that was forced away: where nobody
         reached it, it ran on. Whether there was such a save. Raises StoreError, ClusterError.
         """
-        assert pod.processor_id is not None  # noqa: S101 - only such pods are forced away
-        key = pod.processor_id
+        key = _processor(pod)
         stored = await cluster.read_state(pod.namespace, key)
         found = self._read(key, stored)
         if stored is None or found is None or found.position is not None:
@@ -153,6 +230,7 @@ class Seeder:
         newest = await self._store.newest_checkpoint(key)
         if found.pod_name != pod.name or newest is None or newest.sha256 == found.sha256:
             return False
+        await self._archive(lease, key, found, newest, "late")
         try:
             await cluster.seed_state(
                 pod.namespace, key, _document(key, newest), version=stored.version
@@ -176,6 +254,7 @@ class Seeder:
         found = self._read(key, stored)
         if stored is None or not is_removable(found, state.pod_name):
             return False
+        # One that is ahead is the evidence that the database was rolled back: it stays.
         await self._newest(
             lease,
             key,
@@ -208,12 +287,14 @@ class Seeder:
         proof: Sequence[str],
         restarted: bool,
         before: float | None = None,
-    ) -> StoredCheckpoint | None:
-        """The newest checkpoint, after the document was taken where it is newer."""
+    ) -> tuple[StoredCheckpoint | None, DocumentReason | None]:
+        """The newest checkpoint, after the document was taken where it is newer, and how that was
+        judged. Raises DocumentAhead, besides."""
         for _ in range(_TRIES):
             newest = await self._store.newest_checkpoint(processor_id)
             if found is None:
-                return newest
+                return newest, None
+            _refuse_if_ahead(found, newest)
             reason = judge_document(
                 found,
                 newest,
@@ -227,7 +308,7 @@ class Seeder:
                 if newest is not None and _is_told(reason, found, newest):
                     detail = f"the document that pod {found.pod_name} saved is not taken"
                     self._complain(processor_id, reason, detail)
-                return newest
+                return newest, reason
             if await self._store.save_document(
                 lease,
                 processor_id,
@@ -241,10 +322,34 @@ class Seeder:
                     pod=found.pod_name,
                     reason=reason,
                 )
-                return await self._store.newest_checkpoint(processor_id)
+                return await self._store.newest_checkpoint(processor_id), reason
         raise StoreBusy("the newest checkpoint changes all the time")
 
+    async def _archive(
+        self,
+        lease: Lease,
+        processor_id: UUID,
+        found: Document,
+        newest: StoredCheckpoint,
+        reason: str,
+    ) -> None:
+        """Keep a document that is about to be overwritten."""
+        archived = Archived(
+            processor_id,
+            f"document_{reason}",
+            newest.position.epoch,
+            newest.position.incarnation,
+            found.pod_name,
+            found.saved_at,
+            found.payload,
+            found.sha256,
+        )
+        await self._store.archive_state(lease, archived)
+
     def _complain(self, processor_id: UUID, reason: str, detail: str) -> None:
+        if self._complaints.get(processor_id) == (reason, detail):
+            return
+        self._complaints[processor_id] = reason, detail
         _log.warning(
             "a stored state is not used",
             processor_id=str(processor_id),
@@ -252,6 +357,22 @@ class Seeder:
             detail=detail,
         )
         self._tell(Event("document_refused", reason, detail, processor_id))
+
+
+def _processor(pod: Pod) -> UUID:
+    assert pod.processor_id is not None  # noqa: S101 - only such pods are looked at
+    return pod.processor_id
+
+
+def _refuse_if_ahead(found: Document | None, newest: StoredCheckpoint | None) -> None:
+    """Raises DocumentAhead."""
+    if found is None or not is_ahead(found, newest):
+        return
+    known = "nothing" if newest is None else f"position {tuple(newest.position)}"
+    raise DocumentAhead(
+        f"the document that we wrote of pod {found.pod_name} has position"
+        f" {tuple(found.position or ())}, the database has {known}: was it restored from a backup?"
+    )
 
 
 def _is_told(reason: DocumentReason, found: Document, newest: StoredCheckpoint) -> bool:
@@ -279,6 +400,7 @@ def _document(processor_id: UUID, newest: StoredCheckpoint) -> bytes:
         pod_name=newest.pod_name,
         timestamp=newest.captured_at,
         position=newest.position,
+        received_at=newest.received_at,
     )
 
 

@@ -6,6 +6,7 @@ A pod is a program of somebody else. Whatever it sends costs us its time limit, 
 
 import asyncio
 import io
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ _TOO_LARGE = 413
 _FINAL = (400, 401, 404, 405, _TOO_LARGE)
 _TOO_LARGE_WORDS = "entity too large"
 """What the client library answers, with 500, to a body above 1 MiB."""
+_METRICS_BYTES_MAX = 256 * 1024
+_STATE_LOAD = re.compile(rb"^dory_state_load_duration_seconds(?:\{[^}\n]*\})? +[0-9.eE+-]+", re.M)
+_STATE_LOAD_KNOWN = b"# TYPE dory_state_load_duration_seconds "
+"""The client library names this metric always, and gives it a value once it could read its store."""
 # For servers that do not end a connection when asked to.
 _KEEP_ALIVE_SECONDS = 1.0
 
@@ -120,6 +125,22 @@ class HttpPods:
         if reply.status != _WELL:
             raise _refusal("POST", reply.status, answer)
 
+    async def read_its_state(self, address: str, *, timeout_seconds: float) -> bool | None:
+        """See Pods."""
+        try:
+            async with (
+                _within(timeout_seconds),
+                self._session.get(
+                    f"http://{address}/metrics",
+                    headers={"Connection": "close"},
+                    allow_redirects=False,
+                ) as reply,
+            ):
+                body = await _read(reply.content, _METRICS_BYTES_MAX)
+        except PodUnreachable:
+            return None
+        return _state_was_read(body) if reply.status == _WELL else None
+
     async def _get(self, address: str, path: str, *, last: bool = False) -> _Reply:
         """GET, without following redirects; the `last` request of a visit ends the connection.
 
@@ -198,6 +219,12 @@ def _message(body: bytes) -> str:
         return _clean(_probe_body.decode(body).message)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
+
+
+def _state_was_read(body: bytes) -> bool | None:
+    if _STATE_LOAD.search(body):
+        return True
+    return False if _STATE_LOAD_KNOWN in body else None
 
 
 def _reason(error: Exception) -> str:

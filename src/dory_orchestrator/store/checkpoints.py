@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from dory_orchestrator.core.checkpoint import (
+    Capture,
     Document,
     Incarnation,
     Position,
@@ -15,13 +16,23 @@ from dory_orchestrator.core.checkpoint import (
     expected_restart_count,
     is_same_incarnation,
 )
-from dory_orchestrator.ports import Begun, Checkpoint, Confirmation, DepartedState, Lease
+from dory_orchestrator.core.start import Lay, Start
+from dory_orchestrator.ports import (
+    Archived,
+    Begun,
+    Checkpoint,
+    Confirmation,
+    DepartedState,
+    Lease,
+)
 from dory_orchestrator.store.connections import Connection, Pool
 from dory_orchestrator.store.queries import load
 
 T = TypeVar("T")
 _QUERIES = load("checkpoints.sql")
 _READ_SECONDS = 10.0
+ARCHIVE_BYTES_MAX = 16 * 1024 * 1024
+"""Of what is archived of one processor, as it was: twice the largest state that is read."""
 _COMPRESSION = 1
 """States are written each ten seconds and read once in a while: fast is better than small."""
 
@@ -63,7 +74,9 @@ class CheckpointStatements:
                 if known.ready_at is None:
                     await connection.execute(_QUERIES["note_ready"], processor_id, ready_at)
                     known = replace(known, ready_at=ready_at)
-                return Begun(known, newest)
+                noted = await connection.fetchrow(_QUERIES["start_of_last"], processor_id)
+                start, first = _start(noted), _first(known, noted)
+                return Begun(known, newest, None, start, first, noted["seed_doubted_from"])
             count = expected_restart_count(known, pod_uid, restart_count)
             number = await connection.fetchval(
                 _QUERIES["begin_incarnation"],
@@ -75,7 +88,8 @@ class CheckpointStatements:
                 ready_at,
             )
             begun = Incarnation(number, pod_uid, pod_name, count, ready_at)
-            return Begun(begun, newest, known)
+            noted = await connection.fetchrow(_QUERIES["start_of_last"], processor_id)
+            return Begun(begun, newest, known, seed_doubted_from=noted["seed_doubted_from"])
 
         return await self._leading("begin_incarnation", lease, work)
 
@@ -94,6 +108,111 @@ class CheckpointStatements:
             return bool(marked)
 
         return await self._leading("mark_given", lease, work)
+
+    async def note_start(
+        self: _Led,
+        lease: Lease,
+        processor_id: UUID,
+        epoch: int,
+        incarnation: Incarnation,
+        *,
+        start: Start,
+        first: Capture,
+        behind: bool,
+    ) -> bool:
+        """See CheckpointStore."""
+        [body] = await asyncio.to_thread(_compress_all, [first.payload])
+        position = start.position or (None, None, None)
+
+        async def work(connection: Connection) -> bool:
+            pod_uid = incarnation.pod_uid
+            if not await connection.fetchval(_QUERIES["check_owner"], processor_id, epoch, pod_uid):
+                return False
+            noted = await connection.fetchval(
+                _QUERIES["note_start"],
+                processor_id,
+                incarnation.number,
+                pod_uid,
+                start.lay.value,
+                *position,
+                start.sha256,
+                start.pod_name,
+                start.at,
+                start.was_read,
+                first.captured_at,
+                first.uptime_seconds,
+                first.sha256,
+                body,
+                behind,
+            )
+            return bool(noted)
+
+        return await self._leading("note_start", lease, work)
+
+    async def mark_unprotected(
+        self: _Led,
+        lease: Lease,
+        processor_id: UUID,
+        epoch: int,
+        incarnation: Incarnation,
+        detail: str,
+    ) -> bool:
+        """See CheckpointStore."""
+
+        async def work(connection: Connection) -> bool:
+            pod_uid = incarnation.pod_uid
+            if not await connection.fetchval(_QUERIES["check_owner"], processor_id, epoch, pod_uid):
+                return False
+            marked = await connection.fetchval(
+                _QUERIES["mark_unprotected"], processor_id, incarnation.number, pod_uid, detail
+            )
+            return bool(marked)
+
+        return await self._leading("mark_unprotected", lease, work)
+
+    async def doubt_seed(
+        self: _Led,
+        lease: Lease,
+        processor_id: UUID,
+        incarnation: Incarnation,
+        doubted_from: float | None,
+    ) -> None:
+        """See CheckpointStore."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(
+                _QUERIES["doubt_seed"],
+                processor_id,
+                incarnation.number,
+                incarnation.pod_uid,
+                doubted_from,
+            )
+
+        await self._leading("doubt_seed", lease, work)
+
+    async def archive_state(self: _Led, lease: Lease, archived: Archived) -> bool:
+        """See CheckpointStore."""
+        [body] = await asyncio.to_thread(_compress_all, [archived.payload])
+
+        async def work(connection: Connection) -> bool:
+            place = await connection.fetchval(
+                _QUERIES["archive_state"],
+                archived.processor_id,
+                archived.reason,
+                archived.epoch,
+                archived.incarnation,
+                archived.pod_name,
+                archived.captured_at,
+                archived.sha256,
+                len(archived.payload),
+                body,
+            )
+            await connection.execute(
+                _QUERIES["bound_archive"], archived.processor_id, ARCHIVE_BYTES_MAX
+            )
+            return place is not None
+
+        return await self._leading("archive_state", lease, work)
 
     async def save_checkpoints(
         self: _Led, lease: Lease, checkpoints: Sequence[Checkpoint]
@@ -196,6 +315,7 @@ class CheckpointStatements:
             confirmed_at=row["confirmed_at"],
             payload=zlib.decompress(row["body"]),
             sha256=row["sha256"],
+            age_seconds=row["age_seconds"],
         )
 
     async def last_incarnation(self: _Led, processor_id: UUID) -> Incarnation | None:
@@ -213,6 +333,7 @@ class CheckpointStatements:
 
         async def work(connection: Connection) -> None:
             await connection.execute(_QUERIES["forget_orphaned_checkpoints"], older_than_seconds)
+            await connection.execute(_QUERIES["forget_orphaned_archive"], older_than_seconds)
             await connection.execute(_QUERIES["forget_orphaned_incarnations"])
 
         await self._others.run("forget_checkpoints", work, timeout_seconds=_READ_SECONDS)
@@ -255,6 +376,33 @@ class CheckpointStatements:
 async def _last_incarnation(connection: Connection, processor_id: UUID) -> Incarnation | None:
     row = await connection.fetchrow(_QUERIES["last_incarnation"], processor_id)
     return None if row is None else Incarnation(*row)
+
+
+def _start(row: Any) -> Start | None:
+    if row["start_lay"] is None:
+        return None
+    position = row["start_epoch"], row["start_incarnation"], row["start_sequence"]
+    return Start(
+        Lay(row["start_lay"]),
+        None if None in position else Position(*position),
+        row["start_sha256"],
+        row["start_pod_name"],
+        row["start_at"],
+        row["start_read"],
+    )
+
+
+def _first(life: Incarnation, row: Any) -> Capture | None:
+    """Kept until it is decided what the life is given."""
+    if row["first_body"] is None:
+        return None
+    return Capture(
+        zlib.decompress(row["first_body"]),
+        row["first_sha256"],
+        life.pod_name,
+        row["first_captured_at"],
+        row["first_uptime_seconds"],
+    )
 
 
 async def _lock_owners(

@@ -8,7 +8,16 @@ WHERE processor_id = $1 AND epoch = $2 AND pod_uid = $3
 FOR SHARE
 
 -- last_incarnation --
-SELECT number, pod_uid, pod_name, restart_count, ready_at, given_at IS NOT NULL AS given
+SELECT number, pod_uid, pod_name, restart_count, ready_at, given_at IS NOT NULL AS given,
+    behind, CASE WHEN unprotected_at IS NOT NULL THEN unprotected_detail END AS unprotected
+FROM orchestrator.incarnations
+WHERE processor_id = $1
+
+-- start_of_last --
+-- What was noted of the start of the last incarnation.
+SELECT start_lay, start_epoch, start_incarnation, start_sequence, start_sha256, start_pod_name,
+    start_at, start_read, first_captured_at, first_uptime_seconds, first_sha256, first_body,
+    seed_doubted_from
 FROM orchestrator.incarnations
 WHERE processor_id = $1
 
@@ -22,7 +31,13 @@ FROM orchestrator.checkpoints WHERE processor_id = $1
 ON CONFLICT (processor_id) DO UPDATE
 SET epoch = excluded.epoch, number = GREATEST(i.number + 1, excluded.number),
     pod_uid = excluded.pod_uid, pod_name = excluded.pod_name,
-    restart_count = excluded.restart_count, ready_at = excluded.ready_at, given_at = NULL
+    restart_count = excluded.restart_count, ready_at = excluded.ready_at, given_at = NULL,
+    start_lay = NULL, start_epoch = NULL, start_incarnation = NULL, start_sequence = NULL,
+    start_sha256 = NULL, start_pod_name = NULL, start_at = NULL, start_read = NULL,
+    first_captured_at = NULL, first_uptime_seconds = NULL, first_sha256 = NULL, first_body = NULL,
+    behind = false, unprotected_at = NULL, unprotected_detail = NULL,
+    -- Of the life before: it tells what this one may have begun with.
+    seed_doubted_from = i.seed_doubted_from
 RETURNING number
 
 -- note_ready --
@@ -36,9 +51,71 @@ ORDER BY epoch DESC, incarnation DESC LIMIT 1
 
 -- mark_given --
 -- $1 processor, $2 number, $3 pod uid.
-UPDATE orchestrator.incarnations SET given_at = COALESCE(given_at, now())
+UPDATE orchestrator.incarnations
+SET given_at = COALESCE(given_at, now()), behind = false, unprotected_at = NULL,
+    unprotected_detail = NULL, first_body = NULL, seed_doubted_from = NULL
 WHERE processor_id = $1 AND number = $2 AND pod_uid = $3
 RETURNING true
+
+-- note_start --
+-- $1 processor, $2 number, $3 pod uid, $4 lay, $5 epoch, $6 incarnation, $7 sequence, $8 hash,
+-- $9 pod name, $10 at, $11 read, of the first capture: $12 captured at, $13 uptime, $14 hash,
+-- $15 body; $16 behind.
+UPDATE orchestrator.incarnations
+SET start_lay = $4, start_epoch = $5, start_incarnation = $6, start_sequence = $7,
+    start_sha256 = $8, start_pod_name = $9, start_at = $10, start_read = $11,
+    first_captured_at = $12, first_uptime_seconds = $13, first_sha256 = $14, first_body = $15,
+    behind = $16
+WHERE processor_id = $1 AND number = $2 AND pod_uid = $3
+RETURNING true
+
+-- mark_unprotected --
+-- $1 processor, $2 number, $3 pod uid, $4 detail.
+UPDATE orchestrator.incarnations
+SET behind = true, unprotected_at = COALESCE(unprotected_at, now()), unprotected_detail = $4
+WHERE processor_id = $1 AND number = $2 AND pod_uid = $3 AND given_at IS NULL
+RETURNING true
+
+-- doubt_seed --
+-- $1 processor, $2 number, $3 pod uid, $4 when what was overwritten was received; null: no doubt.
+UPDATE orchestrator.incarnations SET seed_doubted_from = $4
+WHERE processor_id = $1 AND number = $2 AND pod_uid = $3
+
+-- archive_state --
+-- $1 processor, $2 reason, $3 epoch, $4 incarnation, $5 pod name, $6 captured at, $7 hash, $8 size,
+-- $9 body. The first of its reason stays; of those after it the newest.
+INSERT INTO orchestrator.archived_states AS a
+    (processor_id, reason, place, epoch, incarnation, pod_name, captured_at, sha256, size_bytes,
+    body)
+SELECT $1, $2, CASE WHEN EXISTS (
+        SELECT FROM orchestrator.archived_states f
+        WHERE f.processor_id = $1 AND f.reason = $2 AND f.place = 'first'
+    ) THEN 'newest' ELSE 'first' END, $3, $4, $5, $6, $7, $8, $9
+WHERE NOT EXISTS (
+    SELECT FROM orchestrator.archived_states s
+    WHERE s.processor_id = $1 AND s.reason = $2 AND s.sha256 = $7
+)
+ON CONFLICT (processor_id, reason, place) DO UPDATE
+SET epoch = excluded.epoch, incarnation = excluded.incarnation, pod_name = excluded.pod_name,
+    captured_at = excluded.captured_at, archived_at = now(), sha256 = excluded.sha256,
+    size_bytes = excluded.size_bytes, body = excluded.body
+RETURNING place
+
+-- bound_archive --
+-- $1 processor, $2 bytes. Of the newest ones the oldest go first, never the one stored last.
+DELETE FROM orchestrator.archived_states a
+USING (
+    SELECT reason, place,
+        sum(size_bytes) OVER (
+            ORDER BY archived_at = max_at DESC, place = 'first' DESC, archived_at DESC, reason
+        ) AS total_bytes, archived_at = max_at AS is_last
+    FROM (
+        SELECT *, max(archived_at) OVER () AS max_at
+        FROM orchestrator.archived_states WHERE processor_id = $1
+    ) each
+) b
+WHERE a.processor_id = $1 AND a.reason = b.reason AND a.place = b.place
+    AND b.total_bytes > $2 AND NOT b.is_last
 
 -- lock_owners --
 -- $1 processors, $2 epochs, $3 pod uids. Those that are owners; see check_owner.
@@ -116,7 +193,8 @@ WHERE old.place > 3 AND c.processor_id = old.processor_id AND c.epoch = old.epoc
 -- newest_checkpoint --
 SELECT epoch, incarnation, sequence, pod_uid, pod_name, captured_at,
     extract(epoch FROM received_at)::float8 AS received_at,
-    extract(epoch FROM confirmed_at)::float8 AS confirmed_at, sha256, body
+    extract(epoch FROM confirmed_at)::float8 AS confirmed_at, sha256, body,
+    GREATEST(extract(epoch FROM clock_timestamp() - confirmed_at)::float8, 0) AS age_seconds
 FROM orchestrator.checkpoints
 WHERE processor_id = $1
 ORDER BY epoch DESC, incarnation DESC LIMIT 1
@@ -134,6 +212,16 @@ WHERE (processor_id, epoch, incarnation) IN (
     SELECT c.processor_id, c.epoch, c.incarnation FROM orchestrator.checkpoints c
     WHERE c.confirmed_at < now() - make_interval(secs => $1)
         AND NOT EXISTS (SELECT FROM processors p WHERE p.id = c.processor_id)
+    LIMIT 5000
+)
+
+-- forget_orphaned_archive --
+-- $1 seconds. Likewise.
+DELETE FROM orchestrator.archived_states
+WHERE (processor_id, reason, place) IN (
+    SELECT a.processor_id, a.reason, a.place FROM orchestrator.archived_states a
+    WHERE a.archived_at < now() - make_interval(secs => $1)
+        AND NOT EXISTS (SELECT FROM processors p WHERE p.id = a.processor_id)
     LIMIT 5000
 )
 

@@ -278,8 +278,30 @@ CREATE TABLE orchestrator.incarnations (
     ready_at double precision,
     -- When the newest checkpoint was in it; none of its own is accepted before.
     given_at timestamptz,
+    -- Which document lay in the client library's store when it began, and whether it was read.
+    start_lay text,
+    start_epoch bigint,
+    start_incarnation bigint,
+    start_sequence bigint,
+    start_sha256 bytea,
+    start_pod_name text,
+    start_at double precision,
+    start_read boolean,
+    -- Its first capture; the body until it is decided whether it is given the newest.
+    first_captured_at double precision,
+    first_uptime_seconds double precision,
+    first_sha256 bytea,
+    first_body bytea,
+    -- To be given the newest, and not yet; since when and why it never will be.
+    behind boolean NOT NULL DEFAULT false,
+    unprotected_at timestamptz,
+    unprotected_detail text,
+    -- Of a document that was overwritten while the next life may have begun: when it was received.
+    seed_doubted_from double precision,
     CONSTRAINT incarnations_pkey PRIMARY KEY (processor_id)
 );
+
+ALTER TABLE orchestrator.incarnations ALTER COLUMN first_body SET STORAGE EXTERNAL;
 
 -- States, by (epoch, incarnation): of each incarnation the latest, of the last three. The
 -- sequence counts what we received.
@@ -303,6 +325,34 @@ CREATE TABLE orchestrator.checkpoints (
 
 -- It is compressed already.
 ALTER TABLE orchestrator.checkpoints ALTER COLUMN body SET STORAGE EXTERNAL;
+
+-- States that lost against others: of each processor and reason the first and the newest.
+CREATE TABLE orchestrator.archived_states (
+    processor_id uuid NOT NULL,
+    reason text NOT NULL,
+    place text NOT NULL,
+    epoch bigint NOT NULL,
+    incarnation bigint NOT NULL,
+    pod_name text NOT NULL,
+    -- By the clock of the pod that it is of.
+    captured_at double precision NOT NULL,
+    archived_at timestamptz NOT NULL DEFAULT now(),
+    sha256 bytea NOT NULL,
+    size_bytes integer NOT NULL,
+    body bytea NOT NULL,
+    CONSTRAINT archived_states_pkey PRIMARY KEY (processor_id, reason, place),
+    CONSTRAINT archived_states_place_check CHECK (place IN ('first', 'newest'))
+);
+
+ALTER TABLE orchestrator.archived_states ALTER COLUMN body SET STORAGE EXTERNAL;
+
+-- Processors whose document an operator has declared the newest; until that is carried out.
+CREATE TABLE orchestrator.adopted_documents (
+    processor_id uuid NOT NULL,
+    by text NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT adopted_documents_pkey PRIMARY KEY (processor_id)
+);
 
 -- Processors on their way between two places, and how that ended.
 CREATE TABLE orchestrator.moves (
@@ -472,7 +522,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0012');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0013');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

@@ -23,6 +23,7 @@ from dory_orchestrator.cluster.kubernetes.objects import (
 from dory_orchestrator.cluster.kubernetes.watching import USUAL_PACE, Pace, Reflection, Source
 from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import MANAGED_BY, Node, Observation, Pod, PodSpec
+from dory_orchestrator.core.start import Carrier
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
     ClusterRefused,
@@ -187,6 +188,12 @@ class KubernetesCluster:
             ),
             timeout_seconds=_CALL_SECONDS,
         )
+
+    def carrier(self, backend: str) -> Carrier:
+        """See Cluster. Our pods mount nothing: a file goes with its container."""
+        if backend.lower() in ("", "configmap"):
+            return Carrier.READABLE
+        return Carrier.NONE if backend.lower() == "local" else Carrier.UNKNOWN
 
     async def announce(self, said: Announcement) -> None:
         """See Cluster. As an Event of Kubernetes, which forgets it after an hour."""

@@ -32,6 +32,7 @@ from dory_orchestrator.cluster.local.places import Places
 from dory_orchestrator.cluster.local.watching import Pictures
 from dory_orchestrator.core.announcing import Announcement
 from dory_orchestrator.core.model import Node, Observation, Pod, PodSpec
+from dory_orchestrator.core.start import Carrier
 from dory_orchestrator.ports import ClusterRefused, ClusterUnavailable, StoredState
 
 T = TypeVar("T")
@@ -117,6 +118,10 @@ class LocalCluster:
         """Remove it from where it looks. Raises ClusterRefused, ClusterUnavailable."""
         path = states.state_file(processor_id)
         await asyncio.to_thread(states.remove_state, path, version)
+
+    def carrier(self, backend: str) -> Carrier:
+        """See Cluster. One file of the machine stands for ConfigMaps and volumes."""
+        return Carrier.UNKNOWN if backend.lower() == "s3" else Carrier.READABLE
 
     async def announce(self, said: Announcement) -> None:
         """Nobody asks a local cluster: `dory-orchestrator events` tells the same."""

@@ -1,0 +1,402 @@
+"""What a container that starts is given: nothing where it went on by itself."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+from tests.loops.checkpoint_rig import START, Rig
+from tests.pods_double import FakeProgram
+
+from dory_orchestrator.core.checkpoint import Position, document, payload_of
+from dory_orchestrator.ports import PodRefused, PodUnreachable, StoreUnavailable
+
+pytestmark = pytest.mark.looptime
+
+LOCAL: dict[str, Any] = {"seed_every_seconds": 0.0}
+KEY = UUID(int=1)
+
+
+async def test_a_restart_in_place_that_loaded_the_newest_is_left_alone():
+    rig = Rig(**LOCAL)
+    program = rig.add(1, {"count": 50, "at": 1.0})
+    async with rig:
+        await rig.until(11.5)
+        state = rig.load() | {"count": 63}
+        rig.restart("pod-1", state)
+        await rig.until(16)
+        assert (program.puts, rig.restored()) == ([], True)
+        assert rig.newest() == state
+        assert rig.archived("set_back") == []
+
+
+@pytest.mark.parametrize("could_read", [True, None])
+async def test_also_after_a_long_time_without_us(could_read):
+    """Without proof, and without a database: what it did meanwhile is what counts."""
+    rig = Rig(**LOCAL)
+    program = rig.add(1, {"count": 376})
+    async with rig:
+        await rig.until(11.5)
+        rig.lease = None
+        await rig.until(12)
+        loaded = rig.load()
+        program = rig.restart("pod-1", loaded)
+        program.could_read = could_read
+        await rig.until(212)
+        program.state = {"count": loaded["count"] + 2_000}
+        await rig.lead()
+        await rig.until(240)
+        assert program.puts == []
+        assert rig.newest() == {"count": 2_376}
+        assert rig.restored()
+
+
+async def test_a_replacement_that_began_with_what_was_seeded_is_left_alone():
+    rig = Rig()
+    rig.add(1, {"count": 50}, name="old")
+    async with rig:
+        await rig.until(11)
+        del rig.running["old"]
+        await rig.prepare(("old",))
+        program = rig.add(1, rig.load() | {"count": 71}, name="new", epoch=2)
+        await rig.until(14)
+        assert (program.puts, rig.newest()) == ([], {"count": 71})
+
+
+async def test_what_its_predecessor_saved_at_the_end_is_the_newest():
+    rig = Rig()
+    rig.add(1, {"count": 50}, name="old")
+    async with rig:
+        await rig.until(11)
+        del rig.running["old"]
+        rig.save_document({"count": 57}, "old", at=15.5)
+        await rig.prepare(("old",))
+        program = rig.add(1, {"count": 60}, name="new", epoch=2)
+        await rig.until(14)
+        assert (program.puts, rig.newest()) == ([], {"count": 60})
+
+
+async def test_a_start_that_could_not_read_its_store_is_given_its_state():
+    """Wrong rights: the document is there, and is the newest, and was not read."""
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 5000})
+    async with rig:
+        await rig.until(11.5)
+        program = rig.restart("pod-1", {"count": 4999})
+        program.could_read = False
+        await rig.until(14)
+        assert program.puts == [{"count": 5000}]
+        assert rig.restored()
+        assert rig.archived("set_back") == [{"count": 4999}]
+        assert ("state_archived", "set_back") in rig.reasons
+
+
+async def test_an_unreadable_document_is_one_that_nobody_began_with():
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 50})
+    async with rig:
+        await rig.until(11.5)
+        rig.cluster.states[KEY] = rig.cluster.states[KEY].replace(
+            b'"checksum": "', b'"checksum": "0'
+        )
+        program = rig.restart("pod-1", {"count": 49})
+        await rig.until(14)
+        assert program.puts == [{"count": 50}]
+
+
+async def test_a_restore_that_was_passed_over_is_done_anew():
+    """The newest lay there and was read, and the program has begun anew all the same."""
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 5000})
+    async with rig:
+        await rig.until(11.5)
+        program = rig.restart("pod-1", {"count": 7})
+        program.could_read = True
+        await rig.until(14)
+        assert program.puts == [{"count": 5000}]
+
+
+async def test_a_crash_costs_no_more_than_an_interval_although_documents_are_older():
+    rig = Rig(seed_every_seconds=60.0)
+    program = rig.add(1, {"count": 0})
+    async with rig:
+        for second in range(45):
+            program.state = {"count": 100 * (second + 10)}
+            await rig.until(second + 1)
+        newest, loaded = rig.newest(), rig.load()
+        assert loaded["count"] < newest["count"]
+        program = rig.restart("pod-1", loaded)
+        await rig.until(48)
+        assert program.puts == [newest]
+
+
+async def test_who_began_older_and_ran_on_for_longer_is_left_alone():
+    rig = Rig(seed_every_seconds=60.0)
+    program = rig.add(1, {"count": 0})
+    async with rig:
+        for second in range(45):
+            program.state = {"count": 100 * (second + 10)}
+            await rig.until(second + 1)
+        newest, loaded = rig.newest(), rig.load()
+        rig.lease = None
+        await rig.until(46)
+        program = rig.restart("pod-1", loaded)
+        await rig.until(146)
+        program.state = {"count": loaded["count"] + 10_000}
+        await rig.lead()
+        await rig.until(165)
+        assert (program.puts, rig.newest()) == ([], {"count": loaded["count"] + 10_000})
+        assert rig.archived("superseded") == [newest]
+        assert ("state_archived", "ran_on_longer") in rig.reasons
+
+
+@pytest.mark.parametrize("backend", ["s3", "pvc"])
+async def test_of_what_lies_elsewhere_nothing_is_known_and_nothing_given(backend):
+    """An ordered move: what the old pod saved is newer than what we captured before."""
+    rig = Rig()
+    rig.add(1, {"count": 237}, name="old", backend=backend)
+    async with rig:
+        await rig.until(11)
+        del rig.running["old"]
+        program = rig.add(1, {"count": 298}, name="new", epoch=2, backend=backend)
+        await rig.until(14)
+        assert (program.puts, rig.newest()) == ([], {"count": 298})
+        assert ("state_archived", "not_shown") in rig.reasons
+        assert rig.archived("superseded") == [{"count": 237}]
+        assert KEY not in rig.cluster.states, "nobody would read it there"
+
+
+@pytest.mark.parametrize(("state", "proof"), [({"other": 1}, ()), ({"count": 236}, ("/count",))])
+async def test_unless_it_lacks_a_key_or_a_proven_number_has_fallen(state, proof):
+    rig = Rig()
+    rig.add(1, {"count": 237}, name="old", backend="s3", proof=proof)
+    async with rig:
+        await rig.until(11)
+        del rig.running["old"]
+        program = rig.add(1, state, name="new", epoch=2, backend="s3", proof=proof)
+        await rig.until(14)
+        assert program.puts == [{"count": 237}]
+
+
+async def test_a_file_in_a_container_of_kubernetes_is_gone_with_it():
+    rig = Rig()
+    rig.add(1, {"count": 50}, backend="local")
+    async with rig:
+        await rig.until(11)
+        program = rig.restart("pod-1", {"count": 49})
+        await rig.until(14)
+        assert program.puts == [{"count": 50}]
+
+
+async def test_what_could_not_be_given_for_long_is_not_set_back_afterwards():
+    rig = Rig(seed_every_seconds=60.0)
+    program = rig.add(1, {"count": 0})
+    async with rig:
+        for second in range(45):
+            program.state = {"count": 100 * (second + 10)}
+            await rig.until(second + 1)
+        program = rig.restart("pod-1", rig.load())
+        program.put_refusal = PodUnreachable("no route")
+        await rig.until(200)
+        program.state = {"count": 20_000}
+        program.put_refusal = None
+        await rig.until(220)
+        assert (program.puts, rig.newest()) == ([], {"count": 20_000})
+
+
+# A restore that fails for good
+
+
+async def unprotected(rig: Rig) -> FakeProgram:
+    """A processor whose new life refuses its state, until that is given up."""
+    await rig.until(11.5)
+    program = rig.restart("pod-1", {"count": 0})
+    program.could_read = False
+    program.put_refusal = PodRefused(500, "restore_state raised", final=False)
+    for second in range(60):
+        program.state = {"count": second}
+        await rig.until(13 + second)
+    return program
+
+
+async def test_a_restore_that_fails_for_good_is_told_once_and_captures_go_on():
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 5000})
+    async with rig:
+        await unprotected(rig)
+        uid = rig.running["pod-1"].pod.uid
+        assert rig.checkpointer.unprotected[uid] == "restoring: restore_state raised"
+        assert not rig.restored()
+        assert rig.newest() == {"count": 5000}
+        first, newest = rig.archived("unprotected")
+        assert first["count"] < newest["count"]
+        assert newest["count"] >= 40, "the last one is at most an interval old"
+        told = len(rig.told)
+        await rig.until(300)
+        assert len(rig.told) == told
+        assert rig.reasons.count(("unprotected", "restore_failed")) == 1
+        assert rig.count("unprotected") > 15
+
+
+async def test_when_the_cause_goes_away_nothing_is_set_back_but_the_next_start_is_given():
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 5000})
+    async with rig:
+        program = await unprotected(rig)
+        program.put_refusal = None
+        rig.lease = None
+        await rig.until(80)
+        await rig.lead()
+        await rig.until(120)
+        assert (program.puts, rig.newest()) == ([], {"count": 5000})
+        assert rig.checkpointer.unprotected
+        # What it saved at its end does not count either.
+        rig.save_document({"count": 59}, "pod-1", at=119.0)
+        program = rig.restart("pod-1", {"count": 59})
+        program.could_read = True
+        await rig.until(125)
+        assert program.puts == [{"count": 5000}]
+        assert rig.restored()
+        assert not rig.checkpointer.unprotected
+
+
+async def test_what_the_template_proves_protects_it_again():
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 50}, proof=("/count",))
+    async with rig:
+        program = await unprotected(rig)
+        await rig.until(90)
+        assert rig.restored()
+        assert rig.newest() == program.state
+        assert ("protected", "proven") in rig.reasons
+        assert rig.archived("superseded") == [{"count": 50}]
+
+
+async def test_a_document_of_nobody_is_told_once_however_often_it_is_looked_at():
+    rig = Rig()
+    rig.add(1, {"count": 50})
+    async with rig:
+        await rig.until(11)
+        rig.save_document({"count": 9}, "pod-of-somebody", at=1.0)
+        program = rig.restart("pod-1", {})
+        program.put_refusal = PodUnreachable("no route")
+        for _ in range(5):
+            rig.store.errors["note_start"] = StoreUnavailable("away")
+            await rig.until(rig.clock() - START + 10)
+        assert rig.reasons.count(("document_refused", "stranger")) == 1
+
+
+# The document while it runs
+
+
+async def test_documents_are_refreshed_each_period():
+    rig = Rig(seed_every_seconds=60.0)
+    program = rig.add(1, {"count": 0})
+    async with rig:
+        seen = set()
+        for second in range(300):
+            program.state = {"count": second}
+            await rig.until(second + 1)
+            if KEY in rig.cluster.states:
+                seen.add(rig.document().position)
+                # An interval until the state is captured, one until a turn finds it due.
+                assert second - rig.load()["count"] <= 60 + 2 * 10 + 1
+        assert 4 <= len(seen) <= 6
+
+
+async def test_each_checkpoint_on_one_machine():
+    rig = Rig(**LOCAL)
+    program = rig.add(1, {"count": 0})
+    async with rig:
+        for second in range(60):
+            program.state = {"count": second}
+            await rig.until(second + 1)
+            if second > 12:
+                assert rig.document().position == rig.position()
+
+
+async def test_what_a_pod_saved_after_it_was_asked_is_not_overwritten():
+    rig = Rig(**LOCAL)
+    program = rig.add(1, {"count": 0})
+    async with rig:
+        await rig.until(11)
+        program.state = {"count": 1}
+        rig.save_document({"count": 99}, "pod-1", at=1000.0)
+        await rig.until(40)
+        assert rig.load() == {"count": 99}
+
+
+async def test_what_another_saved_is_archived_before_it_is_overwritten():
+    rig = Rig(**LOCAL)
+    program = rig.add(1, {"count": 0})
+    async with rig:
+        await rig.until(11)
+        program.state = {"count": 1}
+        rig.save_document({"count": 99}, "pod-of-somebody", at=1000.0)
+        await rig.until(40)
+        assert rig.load() == {"count": 1}
+        assert rig.archived("document_stranger") == [{"count": 99}]
+
+
+async def test_a_document_that_was_written_while_the_next_life_began_is_not_what_that_began_with():
+    """It crashed between the capture and the writing: what lies there is the newest, and the
+    container had loaded the one before."""
+    rig = Rig(seed_every_seconds=0.0)
+    program = rig.add(1, {"count": 1000})
+    async with rig:
+        await rig.until(11.5)
+        before = rig.load()
+        plain_seed = rig.cluster.seed_state
+
+        async def seed_state(*args: Any, **options: Any) -> None:
+            rig.restart("pod-1", before | {"count": before["count"] + 1}, told=False)
+            await plain_seed(*args, **options)
+            rig.cluster.seed_state = plain_seed  # type: ignore[method-assign]
+
+        program.state = {"count": 2000}
+        rig.cluster.seed_state = seed_state  # type: ignore[method-assign]
+        await rig.until(24)
+        rig.tell_restart("pod-1")
+        await rig.until(40)
+        assert program.puts == [{"count": 2000}]
+
+
+# A document that is ahead of the database
+
+
+def write_ahead(rig: Rig, state: dict[str, Any]) -> bytes:
+    content = document(
+        payload_of(state),
+        processor_id=KEY,
+        pod_name="pod-1",
+        timestamp=START + 500,
+        position=Position(1, 1, 900),
+    )
+    rig.cluster.states[KEY] = content
+    return content
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+async def test_a_document_ahead_of_the_database_freezes_the_processor(has_checkpoint):
+    rig = Rig(**LOCAL)
+    if has_checkpoint:
+        rig.add(1, {"count": 50})
+    async with rig:
+        await rig.until(11.5)
+        rig.running.clear()
+        await rig.until(13)
+        content = write_ahead(rig, {"count": 900})
+        program = rig.add(1, {"count": 950}, name="pod-1")
+        rig.lease = None
+        await rig.until(15)
+        await rig.lead()
+        await rig.until(60)
+        assert program.puts == []
+        assert rig.newest() == ({"count": 50} if has_checkpoint else None)
+        assert rig.cluster.states[KEY] is content
+        assert list(rig.checkpointer.frozen) == [KEY]
+        assert "(1, 1, 900)" in rig.checkpointer.frozen[KEY]
+        with pytest.raises(Exception, match="was it restored from a backup"):
+            await rig.prepare(("pod-1",))
+        assert rig.cluster.states[KEY] is content
+        assert json.loads(rig.cluster.states[KEY])["payload"] == {"count": 900}
