@@ -256,6 +256,23 @@ async def test_a_url_goes_the_way_of_the_migrations_too(database_url):
     assert len(set(await asyncio.to_thread(current, url))) == 1
 
 
+async def test_a_migration_whose_answer_is_lost_ends(database_url):
+    """It waits for minutes for a statement that is worked on, and not for one that is done."""
+    async with proxied(database_url) as proxy, connected(database_url) as other:
+        await other.execute("SELECT pg_advisory_lock(1685025401, 1935894637)")
+        upgrading = asyncio.create_task(asyncio.to_thread(upgrade, proxy.url))
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.05)
+        # Two looks and a half: whoever works is left alone.
+        assert await asyncio.wait({upgrading}, timeout=5.0) == (set(), {upgrading})
+        proxy.forget()
+        await other.execute("SELECT pg_advisory_unlock_all()")
+        with pytest.raises(StoreUnavailable):
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await upgrading
+
+
 async def test_a_connection_is_given_up_by_the_system_too(database_url):
     async with proxied(database_url) as proxy:
         given = "?keepalives_idle=7&keepalives_interval=2&keepalives_count=4&tcp_user_timeout=9000"

@@ -4,8 +4,8 @@
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from alembic import command
@@ -46,6 +46,7 @@ _LOCK_MILLISECONDS = 10_000
 _STATEMENT_MILLISECONDS = 300_000
 # Later than the server's own limit: only a server that is itself stuck is given up here.
 _COMMAND_SECONDS = 310.0
+_LOOK_SECONDS = 2.0
 
 WAKING_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "edge_nodes": ("status", "failover_enabled", "failover_target_node_id"),
@@ -96,6 +97,9 @@ SELECT
         FROM pg_namespace WHERE nspname = 'orchestrator'
     ) AS may_create_in_ours
 """
+_SESSION = """
+SELECT state_change, state = 'active' AS is_working FROM pg_stat_activity WHERE pid = $1
+"""
 _HAS_SCHEMA = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'orchestrator')"
 # 60: a statement trigger after INSERT, DELETE, UPDATE and TRUNCATE.
 _TRIGGER = """
@@ -142,13 +146,54 @@ async def _upgrade(dsn: str) -> None:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT 1"))  # now the transaction has begun
             driver = (await connection.get_raw_connection()).driver_connection
-            await _take_turn(driver)
-            await platform_tables.check(driver, missing_allowed=True)
-            await _migrate(connection, driver)
-            await platform_tables.check(driver)
-            await _install_triggers(driver)
+            async with _watched(dsn, driver):
+                await _take_turn(driver)
+                await platform_tables.check(driver, missing_allowed=True)
+                await _migrate(connection, driver)
+                await platform_tables.check(driver)
+                await _install_triggers(driver)
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def _watched(dsn: str, driver: Connection) -> AsyncIterator[None]:
+    """Cut the connection once it carries nothing any more: a statement may take minutes, so that
+    only the server can say whether it still works on it."""
+    watching = asyncio.create_task(_watch(dsn, driver))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _watch(dsn: str, driver: Connection) -> None:
+    """Two looks that find the server waiting for us since the same moment: its answer was lost.
+    While we ourselves are busy nobody looks, as that holds the event loop. Behind a pooler the
+    session is not found, and nothing is concluded."""
+    before = None
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        try:
+            look = await _look_at(dsn, driver.get_server_pid())
+        except StoreError:
+            continue
+        if before is not None and (look is None or (look == before and not look["is_working"])):
+            _log.warning("the server's answer to a migration was lost", component="database")
+            driver.terminate()
+            return
+        before = look
+
+
+async def _look_at(dsn: str, pid: int) -> Any:
+    watcher = await connect(dsn)
+    try:
+        return await watcher.fetchrow(_SESSION, pid)
+    except DRIVER_ERRORS as error:
+        raise translate(error) from error
+    finally:
+        watcher.terminate()
 
 
 async def _take_turn(driver: Connection) -> None:
@@ -248,7 +293,8 @@ def _alembic_config() -> Config:
 async def connect(dsn: str, *, writable: bool = False) -> Connection:
     """Connect within 10 s. No part of the URL but host and database reaches a message.
 
-    With `writable` only to a server that takes writes. Raises StoreUnavailable.
+    With `writable` only to a server that takes writes, and for statements that may take
+    minutes. Raises StoreUnavailable.
     """
     try:
         url = read(dsn)
@@ -258,7 +304,7 @@ async def connect(dsn: str, *, writable: bool = False) -> Connection:
         return await dial(
             url,
             timeout_seconds=_CONNECT_SECONDS,
-            command_seconds=_COMMAND_SECONDS,
+            command_seconds=_COMMAND_SECONDS if writable else _CONNECT_SECONDS,
             writable=writable,
         )
     except DRIVER_ERRORS as error:
