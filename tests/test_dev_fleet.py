@@ -35,9 +35,9 @@ WELL: dict[str, Any] = {
             "no processors, 3 of 4 nodes ready",
         ),
         (
-            {"guard_held": True},
-            "all 8 processors are ready, 4 of 4 nodes ready,"
-            " THE DELETION GUARD HOLDS: dory-orchestrator guard status",
+            {"guard_held": True, "desired": 0, "ready": 0, "states": {"held": 7}},
+            "no processors, 7 held, 4 of 4 nodes ready, THE DELETION GUARD HOLDS: 7 pods run on,"
+            " 0 desired: put the rows back, or: dory-orchestrator guard confirm",
         ),
     ],
 )

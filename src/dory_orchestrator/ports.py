@@ -1103,10 +1103,14 @@ class DeadLetterPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldProcessor:
-    """A processor that waits for an operator's word, with the pod that runs for it."""
+    """A processor that waits for an operator's word, with the pod that runs for it. Of one whose
+    row is gone, name, organization, template and health are those that it had last."""
 
     id: UUID
     name: str | None
+    organization_id: UUID | None
+    template: str | None
+    health_status: str
     namespace: str | None
     pod_name: str | None
     node_name: str | None

@@ -344,7 +344,8 @@ async def test_nothing_is_deleted_until_it_is_confirmed(data_dir, tmp_path):
 
         await eventually(held)
         assert fleet.service.events(
-            "the deletion guard holds: look at the database, then confirm or restore"
+            "the deletion guard holds: put the rows back, and it lets go by itself;"
+            " or confirm: dory-orchestrator guard confirm"
         )
 
         async def counted() -> bool:
@@ -392,6 +393,19 @@ async def test_a_deleted_fleet_is_put_back_from_its_file(data_dir, tmp_path):
         counted = await counts(fleet, before)
         await fleet.execute("DELETE FROM processors")
         await eventually(lambda: holds(fleet))
+        # What runs on is called as before, and is found by its name.
+        assert set(await fleet.rows()) == set(before)
+        url = fleet.service.url
+        code, said, err = await command("guard", "status", "--url", url)
+        assert (code, err) == (0, "")
+        assert all(name in said for name in before)
+        assert "put the rows back" in said
+        for asked in (("processor", "counter-1"), ("explain", "processor", "counter-1")):
+            code, said, err = await command(*asked, "--url", url)
+            assert (code, err, "counter-1" in said) == (0, "", True)
+        assert "counter-1" in {event["processor_name"] for event in await fleet.events()}
+        code, said, err = await command("summary", "--url", url)
+        assert "3 pods run on, 0 desired" in " ".join(said.split())
 
         code, said, err = await command("fleet", "apply", str(file), *at(data_dir))
         assert (code, err) == (0, "")

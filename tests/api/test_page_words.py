@@ -182,8 +182,12 @@ EARLIER = NOW - timedelta(minutes=28, seconds=30)
             "notice",
         ),
         (
-            {"guard_held_since": EARLIER},
-            "The deletion guard holds since 13:34 UTC: nothing is deleted until it is confirmed.",
+            {
+                "guard_held_since": EARLIER,
+                "summary": summary(desired=0, ready=0, states={"held": 7}),
+            },
+            "The deletion guard holds since 13:34 UTC: 7 pods run on, 0 desired."
+            " Put the rows back, or confirm.",
             "trouble",
         ),
         (

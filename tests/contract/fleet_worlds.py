@@ -39,7 +39,8 @@ class FleetWorld(Protocol):
         pod_epoch: int | None = None,
         minutes: int = 0,
     ) -> UUID:
-        """A processor; without `status` it has no row, without `state` nobody looked at it."""
+        """A processor; without `status` it has no row, and the rest is what it was last; without
+        `state` nobody looked at it."""
         ...
 
     async def add_node(
@@ -145,10 +146,10 @@ class MemoryFleet:
         seen = state is not None
         self.views.processors[key] = ProcessorView(
             id=key,
-            name=name if status else None,
+            name=name,
             organization_id=organization_id,
             template=template,
-            version="1.0" if template else None,
+            version="1.0" if template and status else None,
             node_type="edge" if status else None,
             namespace=namespace,
             status=status,
@@ -329,6 +330,17 @@ class PostgresFleet:
                 await self._template(template),
                 organization_id,
                 namespace,
+                health_status,
+            )
+        elif name is not None:
+            await self.connection.execute(
+                "INSERT INTO orchestrator.last_known"
+                " (processor_id, name, organization_id, template, health_status)"
+                " VALUES ($1, $2, $3, $4, $5)",
+                key,
+                name,
+                organization_id,
+                template,
                 health_status,
             )
         if state is not None:

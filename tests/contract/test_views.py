@@ -106,6 +106,23 @@ class TestProcessors:
         assert (found.state, found.reason, found.since) == ("unknown", "not_looked_at", None)
         assert found.detail
 
+    async def test_one_whose_row_is_gone_is_told_as_it_was_last(self, world):
+        told = {"template": "camera", "organization_id": ORGANIZATION, "health_status": "healthy"}
+        key = await world.add_processor(
+            "gone", status=None, state="held", reason="guard_held", node="n1", **told
+        )
+        await world.tell("held", "guard_held", processor_id=key)
+        await world.move(key)
+        await world.hold(all=0)
+        (found,) = (await world.views.list_processors(ProcessorQuery(prefix="gon"))).processors
+        (held,) = (await world.views.guard_status()).processors
+        for one in (found, held):
+            assert {name: getattr(one, name) for name in told} == told
+            assert (one.id, one.name) == (key, "gone")
+        (event,) = (await world.views.list_events(EventQuery())).events
+        (move,) = (await world.views.list_moves(MoveQuery())).moves
+        assert (event.processor_name, move.processor_name) == ("gone", "gone")
+
     async def test_undesired_ones_are_told_as_long_as_something_is_left(self, world):
         await world.add_processor("ended", status="terminated")
         await world.add_processor("failed", status="failed")
@@ -395,6 +412,7 @@ class TestGuard:
         assert {held.node_name for held in status.processors} == {"n1"}
         (frozen,) = status.frozen
         assert (frozen.name, frozen.pod_epoch, status.frozen_count) == ("frozen", 9, 1)
+        assert frozen.health_status == "unknown"
         (stranger,) = status.strangers
         assert (stranger.detail, status.strangers_count) == ("because", 1)
 

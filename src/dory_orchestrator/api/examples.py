@@ -106,6 +106,9 @@ _GUARD = {
         {
             "id": _CAMERA,
             "name": "camera-1",
+            "organization_id": "7b2c1f0e-4d6a-4a53-9a51-0c2f5a9f3f11",
+            "template": "camera",
+            "health_status": "healthy",
             "namespace": "video",
             "pod_name": "camera-068aaeec-2",
             "node_name": "cloud-1",

@@ -307,7 +307,10 @@ class HeldRow(Struct):
     """A processor that waits for an operator's word, and the pod that runs for it."""
 
     id: UUID
-    name: str | None
+    name: Annotated[str | None, Meta(description="Where the row is gone: the last one.")]
+    organization_id: UUID | None
+    template: str | None
+    health_status: str
     namespace: str | None
     pod_name: str | None
     node_name: str | None

@@ -125,7 +125,11 @@ def in_words(summary: Mapping[str, Any]) -> str:
     ]
     said.append(f"{summary['nodes_ready']} of {summary['nodes']} nodes ready")
     if summary["guard_held"]:
-        said.append("THE DELETION GUARD HOLDS: dory-orchestrator guard status")
+        held = summary["states"].get("held", 0)
+        said.append(
+            f"THE DELETION GUARD HOLDS: {held} pods run on, {desired} desired: put the rows back,"
+            " or: dory-orchestrator guard confirm"
+        )
     return "fleet: " + ", ".join(said)
 
 

@@ -80,19 +80,24 @@ async def _ask_guard(api: Api) -> Answer:
     return await api.get("/guard")
 
 
-def guard_status_parts(status: Answer, _wide: bool) -> Parts:
+def guard_status_parts(status: Answer, wide: bool) -> Parts:
     """What is held, and the commands that accept it."""
-    parts = [*guard_parts(status)]
+    parts = [*guard_parts(status, wide)]
     if status["held"]:
-        parts.append(f'\nto accept what is held: "{PROGRAM} guard confirm"')
+        parts.append(
+            "\nnot meant: put the rows back; the pods run on, and the guard lets go by itself"
+        )
+        parts.append(f'to accept what is held: "{PROGRAM} guard confirm"')
     if status["frozen_count"]:
         parts.append(f'\nto accept the pods of frozen ones: "{PROGRAM} guard adopt --all"')
     return parts
 
 
-def guard_parts(status: Answer) -> Parts:
+def guard_parts(status: Answer, wide: bool = False) -> Parts:
     """What is held, what was accepted last, what is not ours, and what is frozen."""
-    parts = [*(held_parts(status) if status["held"] else ["the deletion guard holds nothing"])]
+    parts = [
+        *(held_parts(status, wide) if status["held"] else ["the deletion guard holds nothing"])
+    ]
     if status["confirmed_at"] is not None:
         by = tables.clean(str(status["confirmed_by"]))
         accepted = tables.clean(tables.counts(status["confirmed"]))
@@ -102,21 +107,21 @@ def guard_parts(status: Answer) -> Parts:
         parts.append(tables.strangers(status["strangers"]))
     if count := status["frozen_count"]:
         parts.append(f"\nfrozen, as their pods are of a later epoch: {count}")
-        parts.append(tables.waiting(status["frozen"]))
+        parts.append(tables.frozen(status["frozen"], wide))
     return parts
 
 
-def held_parts(status: Answer) -> Parts:
+def held_parts(status: Answer, wide: bool = False) -> Parts:
     """What the guard holds, and why."""
     values = {
         "deletion guard": f"HOLDS since {tables.ago(status['held_since'])}",
         "why": status["detail"],
         "still desired": tables.counts(status["groups"]),
-        "would be deleted": f"pods of {_counted(status['processors_count'])}",
+        "would be deleted": f"pods of {_counted(status['processors_count'])}, which run on",
     }
     parts: list[Any] = [tables.pairs(values)]
     if status["processors"]:
-        parts.append(tables.waiting(status["processors"]))
+        parts.append(tables.held(status["processors"], wide))
     return [*parts, *_more(status["processors_count"], status["processors"])]
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from dory_orchestrator.api.page.words import clock
+from dory_orchestrator.commands.asking import PROGRAM
 from dory_orchestrator.commands.tables import clean
 
 _TROUBLE = ("error", "held", "waiting", "pending", "starting", "unknown")
@@ -21,7 +22,12 @@ def sentence(summary: Mapping[str, Any]) -> str:
     if summary["brake_engaged"]:
         return "The brake holds: many nodes look dead at once, and none is moved away from."
     if summary["guard_held"]:
-        return "The deletion guard holds: pods wait for an operator's word before they are deleted."
+        held, desired = summary["states"].get("held", 0), summary["desired"]
+        pods = "1 pod runs on" if held == 1 else f"{held} pods run on"
+        return (
+            f"The deletion guard holds: {pods}, {desired} desired. Not meant: put the rows back,"
+            f' and it lets go by itself. Meant: "{PROGRAM} guard confirm".'
+        )
     return _of_processors(summary) + _of_nodes(summary) + _of_drill(summary) + _of_away(summary)
 
 

@@ -267,12 +267,36 @@ def brake_state(status: Row) -> str:
     return "off" if status["override_until"] is None else "overridden"
 
 
-def waiting(rows: Sequence[Row]) -> Table:
-    """Processors that wait for an operator's word."""
-    table = _table("NAME", "ID", "NAMESPACE", "POD", "NODE", "EPOCH", "POD'S EPOCH")
+_WAITING = {
+    "NAME": "name",
+    "TEMPLATE": "template",
+    "HEALTH": "health_status",
+    "NODE": "node_name",
+    "EPOCH": "epoch",
+    "POD'S EPOCH": "pod_epoch",
+    "ID": "id",
+    "ORGANIZATION": "organization_id",
+    "NAMESPACE": "namespace",
+    "POD": "pod_name",
+}
+_HELD = ("NAME", "TEMPLATE", "HEALTH", "NODE", "ID")
+_FROZEN = ("NAME", "NODE", "EPOCH", "POD'S EPOCH", "ID")
+
+
+def held(rows: Sequence[Row], wide: bool) -> Table:
+    """Processors that the deletion guard holds."""
+    return _waiting(rows, tuple(_WAITING) if wide else _HELD)
+
+
+def frozen(rows: Sequence[Row], wide: bool) -> Table:
+    """Processors whose pods are of a later epoch."""
+    return _waiting(rows, tuple(_WAITING) if wide else _FROZEN)
+
+
+def _waiting(rows: Sequence[Row], headings: Sequence[str]) -> Table:
+    table = _table(*headings)
     for row in rows:
-        names = ("id", "namespace", "pod_name", "node_name", "epoch", "pod_epoch")
-        add_row(table, [row["name"], *(row[name] for name in names)])
+        add_row(table, [row[_WAITING[heading]] for heading in headings])
     return table
 
 

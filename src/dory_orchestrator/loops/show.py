@@ -62,7 +62,7 @@ class Display:
         observed = snapshot.observed
         if lease != self._lease:
             await self._begin(lease, plan, snapshot.desired)
-        await self._show_guard(lease, plan.guard)
+        await self._show_guard(lease, plan.guard, len(snapshot.desired.configs))
         await self._tell(lease, plan, snapshot)
         await self._show_findings(lease, plan.findings)
         await self._show_nodes(lease, plan, observed)
@@ -86,7 +86,7 @@ class Display:
 
     # The guard
 
-    async def _show_guard(self, lease: Lease, verdict: GuardVerdict) -> None:
+    async def _show_guard(self, lease: Lease, verdict: GuardVerdict, desired: int) -> None:
         before = self._guard
         self._metrics.guard_held.set(len(verdict.held))
         if before is None or (before.tripped, before.detail) != (verdict.tripped, verdict.detail):
@@ -102,8 +102,10 @@ class Display:
         if verdict.holds:
             groups = {group: f"{left} of {most}" for group, (most, left) in verdict.tripped.items()}
             _log.error(
-                "the deletion guard holds: look at the database, then confirm or restore",
-                pods=len(verdict.held),
+                "the deletion guard holds: put the rows back, and it lets go by itself;"
+                " or confirm: dory-orchestrator guard confirm",
+                run_on=len(verdict.held),
+                desired=desired,
                 groups=groups,
             )
         else:

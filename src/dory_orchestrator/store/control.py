@@ -182,6 +182,7 @@ class ControlStore:
 
         async def work(connection: Connection) -> None:
             await connection.execute(QUERIES["record_states"], *_state_columns(findings))
+            await connection.execute(QUERIES["note_last_known"], list(findings))
             await connection.execute(QUERIES["forget_states"], list(gone))
 
         await self._leading("record_findings", lease, work)
@@ -314,6 +315,7 @@ class ControlStore:
             step = (older_than_seconds, _FORGET_STEP)
             events = await connection.fetch(QUERIES["forget_events"], *step)
             moves = await connection.fetch(QUERIES["forget_moves"], *step)
+            await connection.execute(QUERIES["forget_last_known"], _FORGET_STEP)
             return max(len(events), len(moves)) == _FORGET_STEP
 
         return await self._others.run("forget_events", work, timeout_seconds=_WRITE_SECONDS)
@@ -355,6 +357,8 @@ class ControlStore:
 
         async def work(connection: Connection) -> None:
             await connection.execute(QUERIES["record_pod_health"], *columns)
+            await connection.execute(QUERIES["note_last_known"], columns[0])
+            await connection.execute(QUERIES["note_last_health"], *columns)
 
         await self._others.run("update_pod_health", work, timeout_seconds=self._timeout_seconds)
 

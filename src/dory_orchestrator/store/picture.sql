@@ -185,7 +185,7 @@ away AS (
 known AS (
     SELECT
         COALESCE(p.id, s.processor_id) AS id,
-        p.name,
+        CASE WHEN p.id IS NULL THEN l.name ELSE p.name END AS name,
         COALESCE(s.state, 'unknown') AS state,
         COALESCE(s.reason, 'not_looked_at') AS reason,
         CASE WHEN s.processor_id IS NULL THEN o.node_name ELSE s.node_name END AS node_name,
@@ -196,6 +196,7 @@ known AS (
     FULL JOIN orchestrator.processor_states s ON s.processor_id = p.id
     LEFT JOIN orchestrator.ownership o ON o.processor_id = COALESCE(p.id, s.processor_id)
     LEFT JOIN away a ON a.processor_id = p.id AND p.is_desired
+    LEFT JOIN orchestrator.last_known l ON l.processor_id = s.processor_id AND p.id IS NULL
     WHERE p.is_desired OR s.processor_id IS NOT NULL
 ),
 placed AS (

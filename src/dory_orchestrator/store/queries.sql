@@ -783,6 +783,52 @@ SET state = excluded.state, reason = excluded.reason, detail = excluded.detail,
     since = CASE WHEN (s.state, s.reason) = (excluded.state, excluded.reason) THEN s.since
         ELSE now() END
 
+-- note_last_known --
+-- $1 processors. Only what is another way is written.
+INSERT INTO orchestrator.last_known (
+    processor_id, name, organization_id, template, health_status
+)
+SELECT n.id, n.name, n.organization_id, n.template, n.health_status
+FROM (
+    SELECT DISTINCT ON (p.id) p.id, p.name::text AS name, p.organization_id,
+        t.slug::text AS template, COALESCE(p.health_status::text, 'unknown') AS health_status
+    FROM processors p
+    LEFT JOIN processor_templates t ON t.id = p.processor_template_id
+    WHERE p.id = ANY ($1::uuid[])
+    -- Of several rows of one id the one that is desired counts.
+    ORDER BY p.id, COALESCE(p.status::text, '') IN ('terminated', 'failed')
+) n
+LEFT JOIN orchestrator.last_known k ON k.processor_id = n.id
+WHERE k.processor_id IS NULL OR (k.name, k.organization_id, k.template, k.health_status)
+    IS DISTINCT FROM (n.name, n.organization_id, n.template, n.health_status)
+ORDER BY n.id
+ON CONFLICT (processor_id) DO UPDATE
+SET name = excluded.name, organization_id = excluded.organization_id,
+    template = excluded.template, health_status = excluded.health_status
+
+-- note_last_health --
+-- $1 processors, $2 healthy. Of those whose row is gone: their pods are asked on.
+UPDATE orchestrator.last_known k
+SET health_status = CASE WHEN f.healthy THEN 'healthy' ELSE 'unhealthy' END
+FROM unnest($1::uuid[], $2::boolean[]) AS f (processor_id, healthy)
+WHERE k.processor_id = f.processor_id
+    AND k.health_status <> CASE WHEN f.healthy THEN 'healthy' ELSE 'unhealthy' END
+    AND NOT EXISTS (SELECT FROM processors p WHERE p.id = f.processor_id)
+
+-- forget_last_known --
+-- $1 how many at most. Of those of whom nothing is told any more.
+DELETE FROM orchestrator.last_known
+WHERE processor_id IN (
+    SELECT k.processor_id FROM orchestrator.last_known k
+    WHERE NOT EXISTS (SELECT FROM processors p WHERE p.id = k.processor_id)
+        AND NOT EXISTS (
+            SELECT FROM orchestrator.processor_states s WHERE s.processor_id = k.processor_id
+        )
+        AND NOT EXISTS (SELECT FROM orchestrator.events e WHERE e.processor_id = k.processor_id)
+        AND NOT EXISTS (SELECT FROM orchestrator.moves m WHERE m.processor_id = k.processor_id)
+    LIMIT $1
+)
+
 -- forget_states --
 DELETE FROM orchestrator.processor_states WHERE processor_id = ANY ($1::uuid[])
 

@@ -215,6 +215,17 @@ CREATE TABLE orchestrator.processor_states (
     CONSTRAINT processor_states_pkey PRIMARY KEY (processor_id)
 );
 
+-- What each processor was called, and how it was, when its row was last there: for those whose pod
+-- runs on without one, and for what is told of them later.
+CREATE TABLE orchestrator.last_known (
+    processor_id uuid NOT NULL,
+    name text,
+    organization_id uuid,
+    template text,
+    health_status text NOT NULL,
+    CONSTRAINT last_known_pkey PRIMARY KEY (processor_id)
+) WITH (fillfactor = 70);
+
 -- The cluster's nodes, as the leader saw them last.
 CREATE TABLE orchestrator.nodes (
     name text NOT NULL,
@@ -522,7 +533,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0013');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0014');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

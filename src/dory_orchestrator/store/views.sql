@@ -45,14 +45,16 @@ found AS (
 known AS (
     SELECT
         COALESCE(p.id, s.processor_id) AS id,
-        p.name,
-        p.organization_id,
-        t.slug AS template,
+        -- Of one whose row is gone: as it was last.
+        CASE WHEN p.id IS NULL THEN l.name ELSE p.name END AS name,
+        CASE WHEN p.id IS NULL THEN l.organization_id ELSE p.organization_id END
+            AS organization_id,
+        CASE WHEN p.id IS NULL THEN l.template ELSE t.slug END AS template,
         p.processor_template_id,
         p.node_type,
         COALESCE(s.namespace, p.namespace) AS namespace,
         p.status,
-        COALESCE(p.health_status, 'unknown') AS health_status,
+        COALESCE(p.health_status, l.health_status, 'unknown') AS health_status,
         p.last_health_check_at,
         COALESCE(s.state, 'unknown') AS state,
         COALESCE(s.reason, 'not_looked_at') AS reason,
@@ -70,6 +72,7 @@ known AS (
     FULL JOIN found s ON s.processor_id = p.id
     LEFT JOIN orchestrator.ownership o ON o.processor_id = COALESCE(p.id, s.processor_id)
     LEFT JOIN template t ON t.id = p.processor_template_id
+    LEFT JOIN orchestrator.last_known l ON l.processor_id = s.processor_id AND p.id IS NULL
 ),
 keyed AS (
     SELECT
@@ -230,8 +233,10 @@ SELECT
 -- first.
 SELECT
     e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
-    (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
-        AS processor_name,
+    COALESCE(
+        (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1),
+        (SELECT l.name FROM orchestrator.last_known l WHERE l.processor_id = e.processor_id)
+    ) AS processor_name,
     e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term,
     CASE WHEN $10::boolean THEN e.explanation::text END AS explanation,
     e.trace_id
@@ -251,8 +256,10 @@ LIMIT $1
 -- As list_events, but $2 above this id, and the oldest first.
 SELECT
     e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
-    (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
-        AS processor_name,
+    COALESCE(
+        (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1),
+        (SELECT l.name FROM orchestrator.last_known l WHERE l.processor_id = e.processor_id)
+    ) AS processor_name,
     e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term,
     CASE WHEN $10::boolean THEN e.explanation::text END AS explanation,
     e.trace_id
@@ -280,10 +287,20 @@ SELECT held_since, held::text AS groups FROM orchestrator.guard FOR UPDATE
 -- $1 reason, $2 limit. Processors that wait for an operator's word.
 SELECT
     s.processor_id AS id,
-    (SELECT p.name::text FROM processors p WHERE p.id = s.processor_id LIMIT 1) AS name,
+    CASE WHEN p.id IS NULL THEN l.name ELSE p.name END AS name,
+    CASE WHEN p.id IS NULL THEN l.organization_id ELSE p.organization_id END AS organization_id,
+    CASE WHEN p.id IS NULL THEN l.template ELSE p.template END AS template,
+    COALESCE(p.health_status, l.health_status, 'unknown') AS health_status,
     s.namespace, s.pod_name, s.node_name, o.epoch, s.epoch AS pod_epoch
 FROM orchestrator.processor_states s
 LEFT JOIN orchestrator.ownership o ON o.processor_id = s.processor_id
+LEFT JOIN orchestrator.last_known l ON l.processor_id = s.processor_id
+LEFT JOIN LATERAL (
+    SELECT p.id, p.name::text AS name, p.organization_id, t.slug::text AS template,
+        p.health_status::text AS health_status
+    FROM processors p LEFT JOIN processor_templates t ON t.id = p.processor_template_id
+    WHERE p.id = s.processor_id LIMIT 1
+) p ON true
 WHERE s.reason = $1
 ORDER BY s.processor_id
 LIMIT $2
@@ -662,8 +679,10 @@ LEFT JOIN edge_nodes departed ON departed.id = o.left_edge_node_id AND p.id IS N
 -- it has not ended, $7 outcome. The newest first.
 SELECT
     m.id, m.processor_id,
-    (SELECT p.name::text FROM processors p WHERE p.id = m.processor_id LIMIT 1)
-        AS processor_name,
+    COALESCE(
+        (SELECT p.name::text FROM processors p WHERE p.id = m.processor_id LIMIT 1),
+        (SELECT l.name FROM orchestrator.last_known l WHERE l.processor_id = m.processor_id)
+    ) AS processor_name,
     m.kind, m.detail, m.from_node, m.to_node, m.edge_node_id, m.old_uid, m.epoch, m.began_at,
     m.last_alive_at, m.suspect_at, m.state_at, m.created_at, m.ready_at, m.ended_at, m.outcome,
     m.rto_seconds, m.rpo_seconds

@@ -66,8 +66,10 @@ VALUES ('webhook', 'dead_letter', $1, $2)
 -- $1 name, $2 limit.
 SELECT
     e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
-    (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
-        AS processor_name,
+    COALESCE(
+        (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1),
+        (SELECT l.name FROM orchestrator.last_known l WHERE l.processor_id = e.processor_id)
+    ) AS processor_name,
     e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term, e.trace_id
 FROM orchestrator.webhook_dead_letters d JOIN orchestrator.events e ON e.id = d.event_id
 WHERE d.webhook = $1 AND d.retry_at IS NOT NULL
@@ -126,8 +128,10 @@ ORDER BY w.name COLLATE "C"
 SELECT
     d.webhook, d.died_at, d.tries, d.error, d.retry_at IS NOT NULL AS retrying,
     e.id, e.at, e.kind, e.reason, e.detail, e.processor_id,
-    (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1)
-        AS processor_name,
+    COALESCE(
+        (SELECT p.name::text FROM processors p WHERE p.id = e.processor_id LIMIT 1),
+        (SELECT l.name FROM orchestrator.last_known l WHERE l.processor_id = e.processor_id)
+    ) AS processor_name,
     e.node_name, e.pod_name, e.pod_uid, e.epoch, e.term, e.trace_id
 FROM orchestrator.webhook_dead_letters d
 JOIN orchestrator.events e ON e.id = d.event_id

@@ -81,7 +81,12 @@ def _stopped(picture: FleetPicture, now: datetime) -> tuple[str, Tone] | None:
         return f"The brake holds: {count}; nothing is moved.", Tone.TROUBLE
     if picture.guard_held_since is not None:
         since = clock(picture.guard_held_since, now)
-        text = f"The deletion guard holds since {since}: nothing is deleted until it is confirmed."
+        held = picture.summary.states.get("held", 0)
+        pods = "1 pod runs on" if held == 1 else f"{held} pods run on"
+        text = (
+            f"The deletion guard holds since {since}: {pods}, {picture.summary.desired} desired."
+            " Put the rows back, or confirm."
+        )
         return text, Tone.TROUBLE
     return None
 
