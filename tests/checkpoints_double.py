@@ -100,6 +100,8 @@ class MemoryCheckpoints:
         )
         self.incarnations[processor_id] = begun
         self.starts.pop(processor_id, None)
+        if known is None or known.pod_uid != pod_uid:
+            self.doubts.pop(processor_id, None)
         doubted_from = self.doubts.get(processor_id)
         return Begun(begun, sha256, known, seed_doubted_from=doubted_from)
 

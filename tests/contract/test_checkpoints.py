@@ -467,6 +467,15 @@ async def test_a_doubt_about_a_document_is_told_with_the_next_life(world, lease)
     assert (await life.see(restart_count=2, ready_at=300.0)).seed_doubted_from is None
 
 
+async def test_a_doubt_about_a_document_is_not_told_with_another_pod(world, lease):
+    """What that begins with was laid out for it, after the doubtful one was written."""
+    life = await place(world, lease)
+    await life.store.doubt_seed(lease, life.key, await life.begin(), 77.5)
+    other = await place(world, lease, life.key, 2)
+    assert (await other.see()).seed_doubted_from is None
+    assert (await other.see(restart_count=1, ready_at=200.0)).seed_doubted_from is None
+
+
 async def test_of_what_is_archived_the_first_and_the_newest_stay(world, lease):
     life = await place(world, lease)
 

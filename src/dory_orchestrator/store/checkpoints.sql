@@ -36,8 +36,9 @@ SET epoch = excluded.epoch, number = GREATEST(i.number + 1, excluded.number),
     start_sha256 = NULL, start_pod_name = NULL, start_at = NULL, start_read = NULL,
     first_captured_at = NULL, first_uptime_seconds = NULL, first_sha256 = NULL, first_body = NULL,
     behind = false, unprotected_at = NULL, unprotected_detail = NULL,
-    -- Of the life before: it tells what this one may have begun with.
-    seed_doubted_from = i.seed_doubted_from
+    -- Of the life before: it tells what this one may have begun with. For another pod a document
+    -- was laid out since.
+    seed_doubted_from = CASE WHEN i.pod_uid = excluded.pod_uid THEN i.seed_doubted_from END
 RETURNING number
 
 -- note_ready --
