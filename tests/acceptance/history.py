@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 from tests.acceptance.real import eventually
-from tests.acceptance.record import Loss, Record
+from tests.acceptance.record import Loss
 from tests.acceptance.test_fleet import Fleet
 from tests.patience import patient
 
@@ -106,6 +106,8 @@ class History:
         await self._one_owner_of_each_epoch()
         await self._no_accepted_checkpoint_lost()
         await self._no_more_lost_than_stated()
+        for processor in self.seen:
+            assert self.fleet.record(processor).set_back() == [], processor
 
     async def _one_owner_of_each_epoch(self) -> None:
         twice = await self.fleet.fetch(
@@ -128,7 +130,7 @@ class History:
             for before, after in pairwise(history):
                 assert before.place < after.place, (processor, before, after)
                 assert before.counted <= after.counted, (processor, before, after)
-            for loss in not_set_back(self.fleet.record(processor)):
+            for loss in self.fleet.record(processor).losses():
                 stored = [each.counted for each in history if each.at < loss.before.wall_at]
                 assert loss.base >= max(stored, default=0), (processor, loss)
 
@@ -152,7 +154,7 @@ class History:
         )
         names = await self._pod_names()
         for row in rows:
-            for loss in not_set_back(self.fleet.record(row["id"])):
+            for loss in self.fleet.record(row["id"]).losses():
                 if loss.before.pod == names.get(row["old_uid"]) != loss.after.pod:
                     assert loss.seconds <= row["rpo_seconds"] + LATE_SECONDS, (loss, row)
 
@@ -196,14 +198,7 @@ async def lost_since(fleet: Fleet, name: str, since: float) -> Loss:
     it works on. There must have been one."""
     processor_id = (await fleet.rows())[name]["id"]
     await eventually(lambda: settled(fleet, processor_id), SETTLED_SECONDS)
-    losses = not_set_back(fleet.record(processor_id), since)
-    assert losses, "nothing began anew since"
-    worst = max(losses, key=lambda loss: loss.seconds)
+    worst = fleet.record(processor_id).worst(since)
+    assert worst is not None, "nothing began anew since"
     sys.stderr.write(f"{name}: {worst}\n")
     return worst
-
-
-def not_set_back(record: Record, since: float = 0.0) -> list[Loss]:
-    """What starts have cost, but for what is given again to who goes on by itself."""
-    set_back = record.set_back()
-    return [loss for loss in record.losses(since) if loss not in set_back]

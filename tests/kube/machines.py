@@ -172,6 +172,8 @@ class Gateway:
         self.orchestrator_url = ""
         self.unheard: set[str] = set()
         """Nodes whose heartbeats do not get through, whatever else does."""
+        self.barred: set[str] = set()
+        """ConfigMaps that no pod may read or write."""
         self.url = ""
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
@@ -202,6 +204,8 @@ class Gateway:
             target = self.orchestrator_url
             if not target or json.loads(body).get("node_id") in self.unheard:
                 return web.Response(status=503)
+        if request.path.rpartition("/")[2] in self.barred:
+            return web.json_response({"kind": "Status", "code": 403}, status=403)
         kept = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "connection")}
         try:
             async with self._session.request(
