@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.acceptance.real import free_port
+from tests.patience import patient
 
 from dory_orchestrator.core.database_url import read
 from dory_orchestrator.store import embedded
@@ -56,7 +57,7 @@ class Pooler:
     async def start(self) -> None:
         """Start it, and wait until it can be connected to."""
         self._process = self._launch()
-        async with asyncio.timeout(_START_SECONDS):
+        async with asyncio.timeout(patient(_START_SECONDS)):
             while not await self._answers():
                 assert self._process.poll() is None, self._log.read_text()
                 await asyncio.sleep(0.05)

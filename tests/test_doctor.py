@@ -17,6 +17,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 from tests.contract.cluster_worlds import KubernetesWorld, a_node, kubernetes_world
 from tests.deploy.objects import kustomized, the
+from tests.patience import patient
 from tests.test_cli import NO_SETTINGS
 
 from dory_orchestrator.app import doctor
@@ -30,6 +31,14 @@ from dory_orchestrator.settings import Settings, load
 from dory_orchestrator.store.fleet import fleet_namespace
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+
+
+@pytest.fixture(autouse=True)
+def _patient_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers is waited for, however slow the machine is."""
+    monkeypatch.setattr(doctor, "CHECK_SECONDS", patient(5.0))
+
+
 OK, WARNING = Verdict.OK, Verdict.WARNING
 FAILED, SKIPPED = Verdict.FAILED, Verdict.SKIPPED
 TOKENS = {"state_token": "a" * 32, "operator_token": "b" * 32}
