@@ -16,6 +16,7 @@ from dory_orchestrator.core.answering import Question
 from dory_orchestrator.core.brake import BrakeRecord, BrakeVerdict
 from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
 from dory_orchestrator.core.drill import DrillStep
+from dory_orchestrator.core.grants import Granted, GrantRefusal, MoveFacts, refusal_of
 from dory_orchestrator.core.model import (
     Desired,
     Drill,
@@ -25,6 +26,7 @@ from dory_orchestrator.core.model import (
     GuardRecord,
     Move,
     MoveKind,
+    MoveRetry,
     Order,
     OrderKind,
     Ownership,
@@ -67,6 +69,7 @@ from dory_orchestrator.ports import (
     StoreError,
     StoreUnavailable,
     event_of,
+    is_told,
 )
 
 _SILENT_SECONDS = 60.0
@@ -152,6 +155,9 @@ class MemoryStore:
     brake: BrakeRecord = field(default_factory=BrakeRecord)
     pause: Pause | None = None
     orders: dict[UUID, Order] = field(default_factory=dict)
+    move_retries: dict[UUID, MoveRetry] = field(default_factory=dict)
+    held_links: set[UUID] = field(default_factory=set)
+    """Processors whose link another transaction holds."""
     drill: Drill | None = None
     questions: list[Question] = field(default_factory=list)
     answers: dict[int, Any] = field(default_factory=dict)
@@ -254,7 +260,8 @@ class MemoryStore:
         if not processor.locked:
             processor.health_status = "healthy" if beat.healthy else "unhealthy"
             processor.last_health_check_at = processor.heartbeat_at = self.clock()
-            self._touch(processor.edge_node_id)
+            if not self._is_said_on_the_way_home(beat):
+                self._touch(processor.edge_node_id)
             if beat.node_name == processor.left_node_name:
                 self._touch(processor.home_id)
         owner_node_name, owner_ready = processor.owner_node_name, processor.owner_ready
@@ -271,6 +278,13 @@ class MemoryStore:
             owner_ready,
             guarded,
         )
+
+    def _is_said_on_the_way_home(self, beat: Beat) -> bool:
+        move = self.moves.get(beat.processor_id)
+        if move is None or move.kind is not MoveKind.FAILBACK or move.edge_node_id is None:
+            return False
+        home = self.nodes.get(move.edge_node_id)
+        return home is None or home.name != beat.node_name
 
     def _touch(self, edge_node_id: UUID | None) -> None:
         if edge_node_id in self.nodes:
@@ -407,13 +421,10 @@ class MemoryStore:
             },
             heartbeats=self._heartbeats(),
             links={key: node_id for key, node_id in links.items() if node_id is not None},
-            homes={
-                key: row.home_id
-                for key, row in self.processors.items()
-                if row.home_id is not None and row.edge_node_id is None
-            },
+            homes=self._homes(),
             ownership=dict(self.owners),
             moves=dict(self.moves),
+            move_retries=dict(self.move_retries),
             gaps=tuple(self.heard_gaps),
             node_records=dict(self.node_records),
             brake=self.brake,
@@ -433,21 +444,42 @@ class MemoryStore:
                 found[key] = row.heartbeat_at
         return found
 
+    def _homes(self) -> dict[UUID, UUID]:
+        """Of those without a link: what they left, or are on their way home to."""
+        coming = {
+            key: move.edge_node_id
+            for key, move in self.moves.items()
+            if move.kind is MoveKind.FAILBACK
+        }
+        homes = {key: row.home_id or coming.get(key) for key, row in self.processors.items()}
+        return {
+            key: home_id
+            for key, home_id in homes.items()
+            if home_id is not None and self.processors[key].edge_node_id is None
+        }
+
     def _pause(self) -> Pause | None:
         in_force = self.pause is not None and self.pause.until > self.clock()
         return self.pause if in_force else None
 
     async def grant(
         self, lease: Lease, actions: Sequence[Action], trace_ids: Mapping[UUID, str] = NO_TRACES
-    ) -> list[bool]:
+    ) -> Granted:
         await self._leading("grant", lease)
-        granted = [self._is_touching_allowed(action) and self._grant(action) for action in actions]
-        told = [a for a, ok in zip(actions, granted, strict=True) if ok]
+        granted = Granted([self._refusal_of(action) for action in actions])
+        told = [a for a, ok in zip(actions, granted, strict=True) if ok and is_told(a)]
         self._tell(lease, [event_of(a, trace_ids.get(a.processor_id)) for a in told])
         return granted
 
-    def _is_touching_allowed(self, action: Action) -> bool:
-        return self._pause() is None or not isinstance(action, Create | Delete | CancelMove)
+    def _refusal_of(self, action: Action) -> GrantRefusal | None:
+        if isinstance(action, Create | Delete | CancelMove):
+            if self._pause() is not None:
+                return GrantRefusal.PAUSED
+            if not isinstance(action, CancelMove) and action.move is not None:
+                refusal = self._refusal_of_move(action.processor_id, action.move)
+                if refusal is not None:
+                    return refusal
+        return None if self._grant(action) else GrantRefusal.CHANGED
 
     def _grant(self, action: Action) -> bool:
         key, own = action.processor_id, self.owners.get(action.processor_id)
@@ -475,6 +507,7 @@ class MemoryStore:
                     self.departed[key] = state, self.clock()
                 self._end_move(key, "dropped")
                 self.orders.pop(key, None)
+                self.move_retries.pop(key, None)
                 return True
             case EndMove():
                 return self._complete(action, own)
@@ -483,29 +516,30 @@ class MemoryStore:
 
     # Moves
 
-    def _may_move(self, key: UUID, move: MoveStart) -> bool:
-        """What a decision was made on still holds."""
+    def _refusal_of_move(self, key: UUID, move: MoveStart) -> GrantRefusal | None:
+        """Whether what a decision was made on still holds."""
         now = self.clock()
-        is_braked = self.brake.engaged_at is not None and (self.brake.override_until or 0.0) <= now
-        if is_braked or now >= move.decided_at + 5.0:
-            return False
-        if move.edge_node_id is None:
-            return True
-        node = self.nodes.get(move.edge_node_id)
-        if node is None:
-            return False
-        order = self.orders.get(key)
-        ordered_away = order is not None and order.kind is OrderKind.FAILOVER
-        if move.kind is MoveKind.FAILBACK:
-            well = node.status == "online" and node.id not in self.cordoned
-            return well and not ordered_away
-        if move.kind is MoveKind.DEPARTURE:
-            return node.status == "decommissioned" or ordered_away
-        if move.is_drill:
-            drill = self.drill
-            return drill is not None and drill.edge_node_id == node.id and drill.runs(now)
-        may_leave = node.failover_enabled or ordered_away
-        return may_leave and _seconds(node.last_heartbeat_at) == move.heartbeat_at
+        row, order, open_move = self.processors.get(key), self.orders.get(key), self.moves.get(key)
+        node = self.nodes.get(move.edge_node_id) if move.edge_node_id is not None else None
+        facts = MoveFacts(
+            now=now,
+            brake_engaged=self.brake.engaged_at is not None
+            and (self.brake.override_until or 0.0) <= now,
+            link_id=None if row is None else row.edge_node_id,
+            link_held=key in self.held_links,
+            status=None if node is None else node.status,
+            cordoned=node is not None and node.id in self.cordoned,
+            failover_enabled=node is None or node.failover_enabled,
+            heartbeat_at=None if node is None else _seconds(node.last_heartbeat_at),
+            order=None if order is None else order.kind,
+            drill_runs=self.drill is not None
+            and self.drill.edge_node_id == move.edge_node_id
+            and self.drill.runs(now),
+            comes_home=open_move is not None
+            and open_move.kind is MoveKind.FAILBACK
+            and open_move.edge_node_id == move.edge_node_id,
+        )
+        return refusal_of(move, facts)
 
     def _begin_move(self, key: UUID, start: MoveStart, epoch: int) -> None:
         before = self.moves.get(key)
@@ -536,7 +570,8 @@ class MemoryStore:
         self.fencing[key] = start.fencing
         if start.edge_node_id is not None:
             self._leave(row, start.edge_node_id)
-            if start.kind is MoveKind.DEPARTURE:
+            if row.edge_node_id is None and row.home_id is None:
+                # Its link was stopped with the node: what was left is the way home.
                 row.home_id = start.edge_node_id
             row.left_node_name = start.from_node
 
@@ -556,6 +591,7 @@ class MemoryStore:
         if key not in self.moves:
             return False
         self._end_move(key, "done")
+        self.move_retries.pop(key, None)
         return True
 
     def _cancel(self, action: CancelMove, own: Ownership | None) -> bool:
@@ -580,15 +616,18 @@ class MemoryStore:
             row.left_node_name = None
         elif action.edge_node_id is not None:
             self._leave(row, action.edge_node_id)
-            row.left_node_name = self.nodes[action.edge_node_id].name
+            # Also where its link was stopped with the node.
+            row.home_id = row.home_id or (None if row.edge_node_id else action.edge_node_id)
+            node = self.nodes.get(action.edge_node_id)
+            row.left_node_name = None if node is None else node.name
+        if action.retry is not None:
+            self.move_retries[key] = action.retry
         self._end_move(key, "cancelled")
         return True
 
     def _place(self, create: Create, own: Ownership | None) -> bool:
         key, before = create.processor_id, own.epoch if own is not None else 0
         if key not in self.configs or before != create.epoch - 1:
-            return False
-        if create.move is not None and not self._may_move(key, create.move):
             return False
         node_name = create.choice.node_name or create.spec.node_name
         self.owners[key] = (own or Ownership(0)).granted(create.epoch, node_name)
@@ -605,8 +644,6 @@ class MemoryStore:
         if delete.epoch != (own.epoch if own is not None else 0):
             return False
         if delete.move is not None:
-            if not self._may_move(key, delete.move):
-                return False
             self._begin_move(key, delete.move, delete.epoch)
         if own is not None and own.pod_uid == delete.pod.uid:
             self.owners[key] = replace(own, ready=False)
@@ -653,9 +690,23 @@ class MemoryStore:
                 exit_code=own.exit_code if is_same else None,
                 restart_reason=own.restart_reason if is_same else None,
             )
-            row = self.processors.get(record.processor_id)
-            if row is not None:
-                row.pod_name, row.pod_ip, row.node_name = pod.name, pod.ip, pod.node_name
+
+    async def show_pods(self, lease: Lease, records: Sequence[Record]) -> set[UUID]:
+        await self._leading("show_pods", lease)
+        held = set()
+        for record in records:
+            own, row = (
+                self.owners.get(record.processor_id),
+                self.processors.get(record.processor_id),
+            )
+            if row is None or own is None or own.epoch != record.epoch:
+                continue
+            if row.locked:
+                held.add(record.processor_id)
+                continue
+            pod = record.pod
+            row.pod_name, row.pod_ip, row.node_name = pod.name, pod.ip, pod.node_name
+        return held
 
     async def record_findings(
         self, lease: Lease, findings: Mapping[UUID, Finding], gone: Sequence[UUID]
@@ -712,6 +763,11 @@ class MemoryStore:
         await self._leading("record_move_state", lease)
         if processor_id in self.moves:
             self.moves[processor_id] = replace(self.moves[processor_id], state_at=state_at)
+
+    async def record_move_error(self, lease: Lease, processor_id: UUID, error: str) -> None:
+        await self._leading("record_move_error", lease)
+        if processor_id in self.moves:
+            self.moves[processor_id] = replace(self.moves[processor_id], error=error)
 
     async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:
         await self._leading("record_events", lease)
@@ -780,9 +836,9 @@ class RefusingStore(MemoryStore):
 
     async def grant(
         self, lease: Lease, actions: Sequence[Action], trace_ids: Mapping[UUID, str] = NO_TRACES
-    ) -> list[bool]:
+    ) -> Granted:
         await self._leading("grant", lease)
-        return [False] * len(actions)
+        return Granted([GrantRefusal.CHANGED] * len(actions))
 
 
 @dataclass(eq=False)

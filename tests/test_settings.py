@@ -79,6 +79,8 @@ SAMPLES = {
     "node_failure_grace": Sample("11s", "12s", "13s", "999ms"),
     "failback_stable": Sample("11s", "12s", "13s", "31m"),
     "moves_max": Sample("11", "12", 13, "0"),
+    "planned_moves_max": Sample("11", "12", 13, "0"),
+    "planned_move_timeout": Sample("11s", "12s", "13s", "2h"),
     "event_retention": Sample("1h", "7d", "1d12h", "59m"),
     "webhooks": Sample(
         json.dumps([a_webhook(name="of-env", secret="geheim-geheim-geheim")]),

@@ -41,6 +41,7 @@ from dory_orchestrator.core.checkpoint import Capture, Document, Incarnation, St
 from dory_orchestrator.core.checkpoint import Position as CheckpointPosition
 from dory_orchestrator.core.directive import BeatFacts
 from dory_orchestrator.core.drill import DrillStep
+from dory_orchestrator.core.grants import Granted
 from dory_orchestrator.core.model import Desired, Observation, OrderKind, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeRecord
 from dory_orchestrator.core.node_rows import Candidate, ambiguous
@@ -325,6 +326,11 @@ class Event(NamedTuple):
         return cls(kind, reason, detail, processor_id, pod.node_name, pod.name, pod.uid, pod.epoch)
 
 
+def is_told(action: Action) -> bool:
+    """Whether an action is an event: not when it only goes on with what was told."""
+    return not isinstance(action, Delete) or action.told
+
+
 def event_of(action: Action, trace_id: str | None = None) -> Event:
     """An action that was granted, as an event, with its explanation."""
     said = (kind_of(action), action.reason, action.detail, action.processor_id)
@@ -380,10 +386,11 @@ class FleetStore(Protocol):
 
     async def grant(
         self, lease: Lease, actions: Sequence[Action], trace_ids: Mapping[UUID, str] = NO_TRACES
-    ) -> list[bool]:
+    ) -> Granted:
         """Which of the actions may be carried out, in their order: those whose evidence still
         holds (the owner's epoch; desired or not). What is granted is written, with an event, which
-        says by its processor's id what trace it is part of.
+        says by its processor's id what trace it is part of. Of those that are not granted it says
+        why not.
 
         Raises LeaseLost, StoreUnavailable, StoreBusy, StoreDataError. Nothing is granted then.
         """
@@ -391,6 +398,13 @@ class FleetStore(Protocol):
 
     async def record_pods(self, lease: Lease, records: Sequence[Record]) -> None:
         """Write which pods own, unless the epoch has moved on; raises as `grant`."""
+        ...
+
+    async def show_pods(self, lease: Lease, records: Sequence[Record]) -> set[UUID]:
+        """Write to the platform's rows which pods run its processors, for its own pages. Returns
+        whose rows somebody else holds: they are not waited for. What the columns refuse is not
+        shown. Raises as `grant`.
+        """
         ...
 
     async def record_findings(
@@ -435,6 +449,11 @@ class FleetStore(Protocol):
         self, lease: Lease, processor_id: UUID, epoch: int, state_at: float
     ) -> None:
         """Write when the state that a moving processor is given was last seen; raises as `grant`."""
+        ...
+
+    async def record_move_error(self, lease: Lease, processor_id: UUID, error: str) -> None:
+        """Write why the state of a processor that is to move could not be captured; raises as
+        `grant`."""
         ...
 
     async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:

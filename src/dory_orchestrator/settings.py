@@ -370,7 +370,17 @@ class Settings(BaseModel):
         default=10,
         ge=1,
         le=1_000,
-        description="Processors that are on their way between two places at once (1 to 1000).",
+        description="Failovers that are begun at once (1 to 1000).",
+    )
+    planned_moves_max: _Integer = Field(
+        default=10,
+        ge=1,
+        le=1_000,
+        description="Planned moves at once: failback, decommissioning, orders (1 to 1000).",
+    )
+    planned_move_timeout: Annotated[float, _duration(10, 3600)] = Field(
+        default=60.0,
+        description="After so long a planned move is given up whose state cannot be taken (10s to 1h).",
     )
     event_retention: Annotated[float, _duration(3600, 3650 * 86_400)] = Field(
         default=30 * 86_400.0,

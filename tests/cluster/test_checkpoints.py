@@ -67,7 +67,7 @@ async def test_what_was_counted_outlives_a_crash_and_a_lost_pod(cluster):
             pod = await seen.pod(spec.name, ready=True)
             assert await counted(pod.address) >= 60
             await eventually(lambda: _is(checkpointer.restored(pod.uid)))
-            assert await checkpointer.capture_now(lease, pod, 1)
+            assert await checkpointer.capture_now(lease, pod, 1) is None
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

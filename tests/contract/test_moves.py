@@ -10,7 +10,8 @@ from tests.contract.worlds import a_pod, create, delete, forget, owner_of
 from tests.patience import patient
 
 from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
-from dory_orchestrator.core.model import MoveKind
+from dory_orchestrator.core.grants import GrantRefusal
+from dory_orchestrator.core.model import MoveKind, MoveRetry
 from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState
 from dory_orchestrator.core.plan import CancelMove, EndMove, MoveStart, Reason, Record
 from dory_orchestrator.ports import Beat, EdgeNodeRegistration, LeaseLost, NodeHealth
@@ -47,6 +48,7 @@ async def start(world, kind, pod, home_id, **changes) -> MoveStart:
         "suspect_at": desired.now - 30,
         "heartbeat_at": row.last_heartbeat_at if row else None,
         "decided_at": desired.now,
+        "link_id": desired.links.get(pod.processor_id),
     }
     return MoveStart(**(said | changes))
 
@@ -302,7 +304,11 @@ async def test_a_departure_needs_a_node_that_leaves_and_stops_no_link_twice(worl
     action = replace(delete(pod, 1, Reason.NODE_LEAVES), move=begun)
     assert await world.store.grant(lease, [action]) == [False]
     await world.store.decommission_edge_node(home.name, ORGANIZATION)
-    assert await world.store.grant(lease, [action]) == [True]
+    # That stopped its link: what was decided on before does not hold any more.
+    granted = await world.store.grant(lease, [action])
+    assert granted.refusals == [GrantRefusal.LINK_CHANGED]
+    begun = await start(world, MoveKind.DEPARTURE, pod, home.id)
+    assert await world.store.grant(lease, [replace(action, move=begun)]) == [True]
     desired = await world.store.read_desired()
     assert (desired.links, desired.homes) == ({}, {key: home.id})
     assert desired.moves[key].kind is MoveKind.DEPARTURE
@@ -328,3 +334,90 @@ async def test_who_does_not_arrive_at_home_has_no_link_there(world, lease):
     assert await world.store.grant(lease, [action]) == [True]
     desired = await world.store.read_desired()
     assert (desired.links, desired.homes) == ({}, {key: home.id})
+
+
+async def test_a_home_that_is_decommissioned_on_the_way_there_is_still_known(world, lease):
+    home, key, pod = await at_home(world, lease)
+    new = await moved(world, lease, home, key, pod)
+    begun = await start(world, MoveKind.FAILBACK, new, home.id)
+    back = replace(delete(new, 2, Reason.GOES_HOME), move=begun)
+    assert await world.store.grant(lease, [back]) == [True]
+    await world.store.decommission_edge_node(home.name, ORGANIZATION)
+    desired = await world.store.read_desired()
+    assert (desired.links, desired.homes) == ({}, {key: home.id})
+    cancel = CancelMove(key, 2, 3, new, Reason.HOME_FAILED, "", MoveKind.FAILBACK, home.id)
+    assert await world.store.grant(lease, [cancel]) == [True]
+    desired = await world.store.read_desired()
+    assert (desired.links, desired.homes, desired.moves) == ({}, {key: home.id}, {})
+
+
+async def test_a_move_that_was_given_up_waits_until_one_has_ended_well(world, lease):
+    home, key, pod = await at_home(world, lease)
+    new = await moved(world, lease, home, key, pod)
+    begun = await start(world, MoveKind.FAILBACK, new, home.id)
+    await world.store.grant(lease, [replace(delete(new, 2, Reason.GOES_HOME), move=begun)])
+    for error in ("its state is too large", "HTTP 401"):
+        await world.store.record_move_error(lease, key, error)
+    move = (await world.store.read_desired()).moves[key]
+    assert move.error == "HTTP 401"
+    retry = MoveRetry(2, MOMENT, "HTTP 401")
+    cancel = CancelMove(key, 2, 3, new, Reason.MOVE_GIVEN_UP, "", MoveKind.FAILBACK, home.id, retry)
+    assert await world.store.grant(lease, [cancel]) == [True]
+    desired = await world.store.read_desired()
+    assert (desired.moves, desired.move_retries) == ({}, {key: retry})
+    # Of a move that ended nothing is written any more.
+    await world.store.record_move_error(lease, key, "late")
+    again = await start(world, MoveKind.FAILBACK, new, home.id)
+    await world.store.grant(lease, [replace(delete(new, 3, Reason.GOES_HOME), move=again)])
+    assert (await world.store.read_desired()).moves[key].error is None
+    await world.store.record_pods(lease, [Record(key, 3, new)])
+    assert await world.store.grant(lease, [an_end(key, new, 3)]) == [True]
+    assert (await world.store.read_desired()).move_retries == {}
+
+
+async def test_a_dead_node_that_was_decommissioned_is_left_though_failover_was_disabled(
+    world, lease
+):
+    home, key, pod = await at_home(world, lease)
+    await world.store.register_edge_node(
+        EdgeNodeRegistration(
+            name=home.name,
+            organization_id=ORGANIZATION,
+            failover_enabled=False,
+            given=frozenset({"failover_enabled"}),
+        )
+    )
+    begun = await start(world, MoveKind.FAILOVER, pod, home.id)
+    action = replace(create(key, 2, node="cloud-1"), move=begun)
+    granted = await world.store.grant(lease, [action])
+    assert granted.refusals == [GrantRefusal.FAILOVER_DISABLED]
+    await world.store.decommission_edge_node(home.name, ORGANIZATION)
+    begun = await start(world, MoveKind.FAILOVER, pod, home.id)
+    assert await world.store.grant(lease, [replace(action, move=begun)]) == [True]
+    assert (await world.store.read_desired()).homes == {key: home.id}
+
+
+async def test_what_only_goes_on_is_not_told_again(world, lease):
+    home, key, pod = await at_home(world, lease)
+    new = await moved(world, lease, home, key, pod)
+    begun = await start(world, MoveKind.FAILBACK, new, home.id)
+    back = delete(new, 2, Reason.GOES_HOME)
+    before = len(await world.events())
+    assert await world.store.grant(lease, [replace(back, move=begun)]) == [True]
+    for _ in range(3):
+        assert await world.store.grant(lease, [replace(back, told=False)]) == [True]
+    assert [event.kind for event, _ in (await world.events())[before:]] == ["failback"]
+
+
+async def test_on_the_way_home_only_what_is_said_at_home_keeps_home_fresh(world, lease):
+    home, key, pod = await at_home(world, lease)
+    new = await moved(world, lease, home, key, pod)
+    begun = await start(world, MoveKind.FAILBACK, new, home.id)
+    await world.store.grant(lease, [replace(delete(new, 2, Reason.GOES_HOME), move=begun)])
+    elsewhere = [Beat(key, "cloud-1", True)]
+    (facts,) = await world.store.record_heartbeats(elsewhere, canary=False, timeout_seconds=5)
+    assert facts.recorded
+    assert (await world.store.read_desired()).edge_nodes[home.id].last_heartbeat_at is None
+    there = [Beat(key, home.name, True)]
+    await world.store.record_heartbeats(there, canary=False, timeout_seconds=5)
+    assert (await world.store.read_desired()).edge_nodes[home.id].last_heartbeat_at is not None

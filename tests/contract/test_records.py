@@ -20,11 +20,13 @@ async def test_a_pod_becomes_the_owner_and_the_platform_shows_it(world, lease):
     await world.store.grant(lease, [create(key)])
     pod = a_pod(key, uid="u", name="p", node_name=None, ip=None)
     await world.store.record_pods(lease, [Record(key, 1, pod)])
+    assert await world.store.show_pods(lease, [Record(key, 1, pod)]) == set()
     assert await owner_of(world, key) == Ownership(1, "u", "p", None, "n1", namespace="default")
     assert await world.shown_of(key) == ("p", None, None)
 
     placed = a_pod(key, uid="u", name="p", node_name="n2", ip="10.0.0.2", ready=True)
     await world.store.record_pods(lease, [Record(key, 1, placed)])
+    assert await world.store.show_pods(lease, [Record(key, 1, placed)]) == set()
     assert await owner_of(world, key) == Ownership(
         1, "u", "p", "10.0.0.2", "n2", True, namespace="default"
     )
@@ -38,6 +40,7 @@ async def test_a_pod_of_another_epoch_is_not_written(world, lease, epoch):
     await world.store.grant(lease, [create(key)])
     await world.store.grant(lease, [create(key, 2, node="n2")])
     await world.store.record_pods(lease, [Record(key, epoch, a_pod(key, epoch))])
+    await world.store.show_pods(lease, [Record(key, epoch, a_pod(key, epoch))])
     assert await owner_of(world, key) == Ownership(2, node_name="n2")
     assert await world.shown_of(key) == (None, None, None)
 
@@ -45,6 +48,7 @@ async def test_a_pod_of_another_epoch_is_not_written(world, lease, epoch):
 async def test_a_pod_of_what_nobody_owns_is_not_written(world, lease):
     key = await world.desire()
     await world.store.record_pods(lease, [Record(key, 1, a_pod(key))])
+    await world.store.show_pods(lease, [Record(key, 1, a_pod(key))])
     assert await owner_of(world, key) is None
     assert await world.shown_of(key) == (None, None, None)
 

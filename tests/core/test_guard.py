@@ -383,3 +383,26 @@ def test_one_in_error_is_left_alone_and_the_others_go_on(config, reason, runs):
     assert found.detail
     assert found.pod == (pods[0] if runs else None)
     assert [action.processor_id for action in plan.actions] == [other.processor_id]
+
+
+def test_what_ends_already_neither_counts_nor_is_held():
+    configs = list(processors(12).values())
+    pods = [a_pod(config) for config in configs]
+    ending = [replace(pod, terminating=True) for pod in pods[:6]]
+
+    kept = guard.count_desired(configs[9:], LIMITS.namespace)
+
+    def judged(undesired):
+        return guard.judge(
+            desired=kept,
+            desired_with_pod=kept,
+            desired_most={},
+            undesired=undesired,
+            record=GuardRecord(),
+            now=START,
+            limits=LIMITS,
+        )
+
+    # Three of six are left, which is half of them; three of twelve would be too few.
+    assert not judged([*ending, *pods[6:9]]).holds
+    assert judged(pods[:9]).holds

@@ -351,8 +351,8 @@ class Unprepared:
             raise StoreBusy("the newest checkpoint changes all the time")
         return None
 
-    async def capture(self, lease: Lease, pod: Pod, epoch: int) -> bool:
-        return True
+    async def capture(self, lease: Lease, pod: Pod, epoch: int) -> str | None:
+        return None
 
     async def undo_late_save(self, pod: Pod) -> bool:
         return False

@@ -753,18 +753,18 @@ async def test_a_planned_move_captures_at_once():
         assert rig.lease is not None
         program.state = {"count": 77}
         pod = rig.running["pod-1"].pod
-        assert await rig.checkpointer.capture_now(rig.lease, pod, 1)
+        assert await rig.checkpointer.capture_now(rig.lease, pod, 1) is None
         assert rig.newest() == {"count": 77}
-        assert await rig.checkpointer.capture_now(rig.lease, pod, 1)
-        assert not await rig.checkpointer.capture_now(rig.lease, pod, 2)
+        assert await rig.checkpointer.capture_now(rig.lease, pod, 1) is None
+        assert await rig.checkpointer.capture_now(rig.lease, pod, 2)
         program.answer = b'{"error": "no"}'
-        assert not await rig.checkpointer.capture_now(rig.lease, pod, 1)
+        assert await rig.checkpointer.capture_now(rig.lease, pod, 1)
         program.answer = None
         program.state = {"count": 78}
         rig.store.errors["save_checkpoints"] = StoreUnavailable("away")
-        assert not await rig.checkpointer.capture_now(rig.lease, pod, 1)
+        assert await rig.checkpointer.capture_now(rig.lease, pod, 1)
         del rig.pods.programs["pod-1:8080"]
-        assert not await rig.checkpointer.capture_now(rig.lease, pod, 1)
+        assert await rig.checkpointer.capture_now(rig.lease, pod, 1)
         assert rig.newest() == {"count": 77}
 
 

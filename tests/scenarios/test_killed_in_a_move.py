@@ -152,15 +152,15 @@ class World:
 
 
 @asynccontextmanager
-async def world_at(url: str, folder: Path) -> AsyncIterator[World]:
+async def world_at(url: str, folder: Path, fleet_text: str = FLEET) -> AsyncIterator[World]:
     file = folder / "fleet.yaml"
-    file.write_text(FLEET)
+    file.write_text(fleet_text)
     fleet = load(file, UUID(int=7))
     async with connected(url) as connection, World(url) as world:
         await apply_fleet(url, fleet)
         for node in fleet.nodes:
             world.ground.cluster.add_node(node)
-        world.processor_id = await connection.fetchval("SELECT id FROM processors")
+        world.processor_id = await connection.fetchval("SELECT id FROM processors LIMIT 1")
         yield world
 
 

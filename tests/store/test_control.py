@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from structlog.testing import capture_logs
+from tests.contract.test_moves import a_home
 from tests.contract.worlds import (
     PostgresWorld,
     a_pod,
@@ -29,9 +31,20 @@ from tests.store.test_takeover import (
     WRITE_NODES,
 )
 
-from dory_orchestrator.core.plan import Finding, GuardVerdict, Reason, Record
+from dory_orchestrator.core.grants import GrantRefusal
+from dory_orchestrator.core.model import MoveKind
+from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState
+from dory_orchestrator.core.plan import Create, Finding, GuardVerdict, MoveStart, Reason, Record
 from dory_orchestrator.metrics import Metrics
-from dory_orchestrator.ports import Beat, Event, Lease, NodeSummary, PodFinding, StoreBusy
+from dory_orchestrator.ports import (
+    Beat,
+    Event,
+    Lease,
+    NodeHealth,
+    NodeSummary,
+    PodFinding,
+    StoreBusy,
+)
 from dory_orchestrator.store.migrate import upgrade
 from dory_orchestrator.store.postgres import PostgresStore
 
@@ -178,6 +191,7 @@ async def exercise(world: PostgresWorld, key: UUID, node: UUID) -> None:
     assert (await store.read_desired()).links[key] == node
     pod = a_pod(key, ready=True)
     await store.record_pods(lease, [Record(key, 1, pod)])
+    assert await store.show_pods(lease, [Record(key, 1, pod)]) == set()
     assert [t and t.strip() for t in await world.shown_of(key)] == [pod.name, pod.ip, "n1"]
     for healthy, health in ((True, "healthy"), (False, "unhealthy"), (True, "healthy")):
         await store.record_pod_health([PodFinding(key, healthy)])
@@ -249,6 +263,7 @@ class TestOnTablesWithoutKeys:
         assert await world.store.grant(lease, [create(key, edge_node_id=node)]) == [True]
         pod = a_pod(key)
         await world.store.record_pods(lease, [Record(key, 1, pod)])
+        assert await world.store.show_pods(lease, [Record(key, 1, pod)]) == set()
         await world.store.record_pod_health([PodFinding(key, False)])
         rows = await world.connection.fetch(
             "SELECT DISTINCT pod_name, node_name, health_status FROM processors"
@@ -324,6 +339,7 @@ async def test_a_name_too_long_for_the_platform_s_column_holds_nobody_up(empty_d
             ]
             with capture_logs() as logs:
                 await world.store.record_pods(lease, records)
+                await world.store.show_pods(lease, records)
             owners = (await world.store.read_desired()).ownership
             assert [owners[k].pod_uid for k in (key, other)] == ["long", "short"]
             assert (await world.shown_of(other))[0] == "pod-1"
@@ -334,24 +350,72 @@ async def test_a_name_too_long_for_the_platform_s_column_holds_nobody_up(empty_d
 # Locks
 
 
-async def test_a_processor_that_somebody_holds_is_busy_and_nothing_is_written(world, database_url):
+async def test_rows_of_the_platform_that_somebody_holds_keep_nothing_waiting(world, database_url):
     lease = await lead(world)
     keys = [await world.desire() for _ in range(3)]
     await world.store.grant(lease, [create(key) for key in keys])
     records = [Record(key, 1, a_pod(key)) for key in keys]
     async with connected(database_url) as portal, portal.transaction():
         await portal.execute("UPDATE processors SET name = 'x' WHERE id = $1", keys[1])
-        # The lock is held for ever.
-        async with asyncio.timeout(patient(LOCK_SECONDS + 1)):
-            with pytest.raises(StoreBusy):
-                await world.store.record_pods(lease, records)
-        assert all(
-            own.pod_uid is None for own in (await world.store.read_desired()).ownership.values()
-        )
-        # What needs no held row is done; and others are not held up.
-        await world.store.record_pods(lease, records[:1])
+        # The lock is held for ever, and a statement that waited for it would be an error.
+        await world.store.record_pods(lease, records)
+        owners = (await world.store.read_desired()).ownership
+        assert all(own.pod_uid is not None for own in owners.values())
+        assert await world.store.show_pods(lease, records) == {keys[1]}
+        assert [(await world.shown_of(key))[0] for key in keys] == ["pod-1", None, "pod-1"]
         assert await world.store.grant(lease, [create(keys[1], 2)]) == [True]
-    await world.store.record_pods(lease, records[2:])
+    # By now it has another owner: what was to be shown is not so any more.
+    assert await world.store.show_pods(lease, records) == set()
+    assert (await world.shown_of(keys[1]))[0] is None
+    now = Record(keys[1], 2, a_pod(keys[1], 2, name="pod-2"))
+    assert await world.store.show_pods(lease, [now]) == set()
+    assert (await world.shown_of(keys[1]))[0] == "pod-2"
+
+
+async def test_a_link_that_somebody_holds_refuses_its_own_move_alone(world, database_url):
+    lease = await lead(world)
+    home = await a_home(world)
+    held, free = [await world.desire() for _ in range(2)]
+    for key in (held, free):
+        await world.link(key, home.id)
+    await world.store.grant(lease, [create(key) for key in (held, free)])
+    desired = await world.store.read_desired()
+
+    def away(key: UUID) -> Create:
+        start = MoveStart(
+            kind=MoveKind.FAILOVER,
+            from_node=home.name,
+            old_uid=None,
+            edge_node_id=home.id,
+            last_alive_at=None,
+            suspect_at=None,
+            heartbeat_at=None,
+            decided_at=desired.now,
+            link_id=home.id,
+        )
+        return replace(create(key, 2), move=start)
+
+    async with connected(database_url) as portal, portal.transaction():
+        await portal.execute(
+            "UPDATE edge_node_apps SET updated_at = now() WHERE processor_id = $1", held
+        )
+        granted = await world.store.grant(lease, [away(held), away(free)])
+        assert granted.refusals == [GrantRefusal.LINK_HELD, None]
+
+
+async def test_an_edge_node_that_somebody_holds_keeps_no_verdict_waiting(world, database_url):
+    lease = await lead(world)
+    home, other = await a_home(world), await a_home(world, "edge-2")
+    record = NodeRecord(NodeState.OFFLINE, NodeReason.DEAD_SILENT, 1.0)
+    rows = [NodeHealth(f"edge {n.id}", n.name, n.id, "", True, record) for n in (home, other)]
+    async with connected(database_url) as portal, portal.transaction():
+        await portal.execute("UPDATE edge_nodes SET updated_at = now() WHERE id = $1", home.id)
+        await world.store.record_health(lease, rows, [], None)
+        desired = await world.store.read_desired()
+        assert desired.node_records == {row.key: record for row in rows}
+        assert desired.edge_nodes[other.id].status == "offline"
+    await world.store.record_health(lease, rows[:1], [], None)
+    assert (await world.store.read_desired()).edge_nodes[home.id].status == "offline"
 
 
 async def test_an_ownership_that_somebody_holds_is_busy_and_nothing_is_granted(world, database_url):

@@ -149,6 +149,8 @@ class Control:
             node_failure_grace_seconds=settings.node_failure_grace,
             failback_stable_seconds=settings.failback_stable,
             moves_max=settings.moves_max,
+            planned_moves_max=settings.planned_moves_max,
+            planned_move_seconds=settings.planned_move_timeout,
             checkpoint_interval_seconds=settings.checkpoint_interval,
         )
 

@@ -217,10 +217,11 @@ class Cycle:
         force: bool = False,
         move: MoveStart | None = None,
         captures: bool = False,
+        told: bool = True,
     ) -> None:
         epoch = own.epoch if own is not None else 0
         self.deletes[pod.uid] = Delete(
-            processor_id, pod, epoch, reason, detail, force, move, captures
+            processor_id, pod, epoch, reason, detail, force, move, captures, told
         )
 
 

@@ -328,6 +328,18 @@ class Move:
     state_at: float | None = None
     epoch: int = 0
     """That it began with."""
+    error: str | None = None
+    """Why its state could not be captured, when it was tried last."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRetry:
+    """Planned moves of a processor that were given up, `failures` in a row: why the last one was,
+    and when the next may begin."""
+
+    failures: int
+    retry_at: float
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,6 +476,7 @@ class Desired:
     homes: Mapping[UUID, UUID] = field(default_factory=dict)
     ownership: Mapping[UUID, Ownership] = field(default_factory=dict)
     moves: Mapping[UUID, Move] = field(default_factory=dict)
+    move_retries: Mapping[UUID, MoveRetry] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
     node_records: Mapping[str, "NodeRecord"] = field(default_factory=dict)
     brake: "BrakeRecord | None" = None
@@ -486,7 +499,8 @@ class Snapshot:
     `desired_most` is the highest count of desired processors of the last ten minutes, by group
     of the deletion guard. `answers` tells of each pod that our poller asked lately whether it
     answered; `restored` are the pods, by uid, whose present incarnation has its state. Checkpoints
-    are taken without interruption since `attended_since`; None: not known.
+    are taken without interruption since `attended_since`; None: not known. `refusals` tells of
+    each processor how often in a row the store refused what was asked for it, and why last.
     """
 
     desired: Desired
@@ -496,6 +510,7 @@ class Snapshot:
     answers: Mapping[str, bool] = field(default_factory=dict)
     restored: frozenset[str] = frozenset()
     attended_since: float | None = None
+    refusals: Mapping[UUID, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def now(self) -> float:
@@ -509,8 +524,12 @@ class Limits:
 
     `node_buffer` is the share of a node's CPU, memory and pods that stays free; whole GPUs
     have no tenth to spare. `creations_max` bounds one cycle, so that a fleet that starts from
-    nothing is acted on while the next one is computed. `moves_max` bounds the processors that
-    are on their way between two places. The brake is let go below `brake_release_share`.
+    nothing is acted on while the next one is computed. `moves_max` bounds the failovers that
+    are begun at once, `planned_moves_max` the planned moves under way: neither takes a place of the
+    other. A failover holds its place until it has arrived, at most for `failover_slot_seconds`. A
+    planned move whose state could not be taken for `planned_move_seconds` is given up; its next
+    try waits `move_retry_first_seconds`, doubled with each in vain, up to `move_retry_most_seconds`.
+    The brake is let go below `brake_release_share`.
     `restore_seconds` is how long a pod that is ready may be without its state until its move ends
     all the same.
     """
@@ -540,5 +559,10 @@ class Limits:
     brake_nodes_min: int = 3
     brake_window_seconds: float = 600.0
     moves_max: int = 10
+    failover_slot_seconds: float = 10.0
+    planned_moves_max: int = 10
+    planned_move_seconds: float = 60.0
+    move_retry_first_seconds: float = 120.0
+    move_retry_most_seconds: float = 3600.0
     checkpoint_interval_seconds: float = 10.0
     restore_seconds: float = 60.0

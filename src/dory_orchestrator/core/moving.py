@@ -9,6 +9,7 @@ from dory_orchestrator.core.model import (
     Gap,
     Move,
     MoveKind,
+    MoveRetry,
     Node,
     Order,
     OrderKind,
@@ -44,7 +45,9 @@ def may_leave(
     """
     if trail.ask(Rule.NODE_NOT_DEAD, not verdict.is_dead, node_name, str(verdict.state)):
         return No(Reason.NODE_SUSPECT, f"{node_name}: {verdict.detail}")
-    disabled = row is not None and not row.failover_enabled and order is None
+    # Of one that was decommissioned the work is to go elsewhere, whoever wanted it to stay before.
+    bound = row is not None and not row.failover_enabled and row.status != "decommissioned"
+    disabled = bound and order is None
     if trail.ask(Rule.FAILOVER_DISABLED, disabled, node_name, _by(order)):
         return No(Reason.FAILOVER_DISABLED, f"{node_name} is dead, and its failover is disabled")
     if holds(brake, trail):
@@ -73,6 +76,8 @@ class Home:
     """Whether another processor is on its way there."""
     order: Order | None = None
     """What an operator said of this processor."""
+    retry: MoveRetry | None = None
+    """What became of its tries to go home, if they were given up."""
 
     @property
     def ordered_home(self) -> Order | None:
@@ -124,6 +129,17 @@ def may_go_home(
         return No(Reason.AWAY, f"stays away from {row.name} while the brake holds")
     if trail.ask(Rule.NOT_READY_YET, not ready):
         return No(Reason.AWAY, f"goes home to {row.name} once it is ready")
+    retry = home.retry
+    due_in_seconds = 0.0 if retry is None else retry.retry_at - now
+    asked = (None, None, None) if retry is None else (retry.failures, due_in_seconds, retry.error)
+    backs_off = due_in_seconds > 0 and by is None
+    if trail.ask(Rule.MOVE_BACK_OFF, backs_off, *asked) and retry is not None:
+        times = "once" if retry.failures == 1 else f"{retry.failures} times in a row"
+        return No(
+            Reason.AWAY,
+            f"stays away from {row.name}: given up {times}, last as {retry.error};"
+            f" next try in {due_in_seconds:.0f} s",
+        )
     if trail.ask(Rule.HOME_TAKEN, home.is_taken, name):
         return No(Reason.AWAY, f"goes home to {row.name} after another")
     return None

@@ -269,7 +269,10 @@ def _judge(
 ) -> NodeVerdict:
     gone = facts.status == "decommissioned"
     if trail.ask(Rule.DECOMMISSIONED, gone, facts.status):
-        return _decommissioned(facts, now, limits)
+        return _decommissioned(facts, now, gaps, limits)
+    if facts.record is not None and facts.record.reason is NodeReason.DECOMMISSIONED:
+        # It is back: the grace that ran for its processors to leave is not the one of its work.
+        facts = replace(facts, record=replace(facts.record, suspect_since=None))
     deaf_until = max((gap.ended_at for gap in gaps if _covers(gap, now)), default=None)
     if trail.ask(Rule.UNHEARD, deaf_until is not None, len(gaps)) and deaf_until is not None:
         return _unheard(facts, now, deaf_until, gaps)
@@ -451,17 +454,41 @@ def pretended(verdict: NodeVerdict, by: str, until: float, now: float) -> NodeVe
 # Verdicts ----------------------------------------------------------------------------------
 
 
-def _decommissioned(facts: NodeFacts, now: float, limits: Limits) -> NodeVerdict:
+def _decommissioned(
+    facts: NodeFacts, now: float, gaps: Sequence[Gap], limits: Limits
+) -> NodeVerdict:
+    """What is on it leaves: in peace, unless it is found dead as any other would be."""
     state, reason = NodeState.DECOMMISSIONED, NodeReason.DECOMMISSIONED
+    troubled = _trouble_of(facts, now, gaps, limits)
     record = NodeRecord(
         state,
         reason,
         _since(facts.record, state, reason, now),
+        suspect_since=None if troubled is None else troubled.record.suspect_since,
         last_well_at=facts.record.last_well_at if facts.record else None,
         falls=_falls(facts.record, now, limits),
     )
-    alive_at = _last_alive_at(facts, record.last_well_at)
-    return NodeVerdict(state, reason, "it was decommissioned", record, last_alive_at=alive_at)
+    return NodeVerdict(
+        state,
+        reason,
+        "it was decommissioned" if troubled is None else f"decommissioned; {troubled.detail}",
+        record,
+        is_dead=troubled is not None and troubled.is_dead,
+        last_alive_at=_last_alive_at(facts, record.last_well_at),
+        wake_at=None if troubled is None else troubled.wake_at,
+    )
+
+
+def _trouble_of(
+    facts: NodeFacts, now: float, gaps: Sequence[Gap], limits: Limits
+) -> NodeVerdict | None:
+    """The verdict on a node that was decommissioned, as if it had not been, if it is in trouble."""
+    if any(_covers(gap, now) for gap in gaps):
+        return None
+    found = _look(facts, now, gaps, limits, Trail())
+    if isinstance(found, _Health):
+        return None
+    return _troubled(facts, found, now, gaps, limits, Trail())
 
 
 def _unheard(facts: NodeFacts, now: float, deaf_until: float, gaps: Sequence[Gap]) -> NodeVerdict:

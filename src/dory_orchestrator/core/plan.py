@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from dory_orchestrator.core.brake import BrakeVerdict
-from dory_orchestrator.core.model import MoveKind, Pause, Pod, PodSpec
+from dory_orchestrator.core.model import MoveKind, MoveRetry, Pause, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeVerdict
 from dory_orchestrator.core.why import Answer, Why
 
@@ -37,6 +37,7 @@ class Reason(StrEnum):
     UNPROVEN = "unproven"
     HOME_CAME_BACK = "home_came_back"
     HOME_FAILED = "home_failed"
+    MOVE_GIVEN_UP = "move_given_up"
     # Why nothing is done, though something is to be done.
     GUARD_HELD = "guard_held"
     REMOVAL_LIMIT = "removal_limit"
@@ -56,6 +57,7 @@ class Reason(StrEnum):
     FAILOVER_DISABLED = "failover_disabled"
     MOVE_LIMIT = "move_limit"
     MOVING = "moving"
+    GRANT_REFUSED = "grant_refused"
     # Why nothing can be done.
     TEMPLATE_MISSING = "template_missing"
     NO_ACTIVE_VERSION = "no_active_version"
@@ -111,11 +113,13 @@ STATES: Mapping[Reason, State] = {
     Reason.UNPROVEN: State.RUNNING,
     Reason.HOME_CAME_BACK: State.RUNNING,
     Reason.HOME_FAILED: State.MOVING,
+    Reason.MOVE_GIVEN_UP: State.RUNNING,
     Reason.NODE_SUSPECT: State.WAITING,
     Reason.BRAKE_HELD: State.HELD,
     Reason.FAILOVER_DISABLED: State.HELD,
     Reason.MOVE_LIMIT: State.WAITING,
     Reason.MOVING: State.MOVING,
+    Reason.GRANT_REFUSED: State.HELD,
     Reason.TEMPLATE_MISSING: State.ERROR,
     Reason.NO_ACTIVE_VERSION: State.ERROR,
     Reason.SEVERAL_ACTIVE_VERSIONS: State.ERROR,
@@ -174,6 +178,7 @@ class MoveStart:
     `heartbeat_at` is the last heartbeat of the node that is left: with a newer one it lives.
     `decided_at` is when the snapshot was taken. `fencing` is whether the old instance is told
     to shut down once the new one is ready. `is_drill`: the node only counts as dead, and beats.
+    `link_id` is the edge node of its active link when it was decided.
     """
 
     kind: MoveKind
@@ -186,6 +191,7 @@ class MoveStart:
     decided_at: float
     fencing: bool = True
     is_drill: bool = False
+    link_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +222,7 @@ class Delete:
     """End a pod, gracefully or by `force`: out of the books at once, as its node is gone.
 
     `epoch` is that of the ownership it was decided on (0: none). With `move` its state is
-    captured first, and it stays if that fails.
+    captured first, and it stays if that fails. `told`: not when it is only asked for again.
     """
 
     processor_id: UUID
@@ -227,6 +233,7 @@ class Delete:
     force: bool = False
     move: MoveStart | None = None
     captures: bool = False
+    told: bool = True
     why: Why | None = field(default=None, compare=False)
 
 
@@ -289,7 +296,8 @@ class EndMove:
 class CancelMove:
     """A failover ends before the replacement has a place: `pod`, which was left, owns again.
 
-    The epoch rises once more: whatever was granted to the replacement is void.
+    The epoch rises once more: whatever was granted to the replacement is void. With a `retry` the
+    next planned move waits for its moment.
     """
 
     processor_id: UUID
@@ -300,6 +308,7 @@ class CancelMove:
     detail: str
     kind: MoveKind
     edge_node_id: UUID | None
+    retry: MoveRetry | None = None
     why: Why | None = field(default=None, compare=False)
 
 

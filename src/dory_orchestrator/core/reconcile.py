@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from uuid import UUID
 
 from dory_orchestrator.core import guard
@@ -38,6 +39,8 @@ from dory_orchestrator.core.rollout import Progress, next_step
 from dory_orchestrator.core.specify import NotDefined, is_outdated, namespace_of
 from dory_orchestrator.core.why import Rule
 
+_REFUSALS_TOLD = 3
+"""One refusal is a race that was lost, and two are bad luck."""
 _EXPLAINED_BY_NODE = (Reason.RUNNING, Reason.STARTING, Reason.TERMINATING, Reason.MOVING)
 
 
@@ -81,7 +84,27 @@ def compute(
         choices=cycle.choices,
         drill=next_drill_step(snapshot, cycle.health, limits),
     )
-    return paused(snapshot, explained(snapshot, plan))
+    return paused(snapshot, explained(snapshot, _with_refusals(snapshot, plan)))
+
+
+def _with_refusals(snapshot: Snapshot, plan: Plan) -> Plan:
+    """The plan; of whom the store refused several times in a row what is asked for once more, that
+    is what people are told: else it would look as if it were about to be done."""
+    often = {
+        action.processor_id: snapshot.refusals[action.processor_id]
+        for action in plan.actions
+        if snapshot.refusals.get(action.processor_id, (0, ""))[0] >= _REFUSALS_TOLD
+    }
+    if not often:
+        return plan
+    findings, answers = dict(plan.findings), dict(plan.answers)
+    for key, (times, refusal) in often.items():
+        found = findings.get(key)
+        wanted = "" if found is None else f" ({found.reason}: {found.detail})"
+        detail = f"asked for {times} times, the database does not grant it: {refusal}{wanted}"
+        findings[key] = Finding(Reason.GRANT_REFUSED, detail, None if found is None else found.pod)
+        answers[key] = [*answers.get(key, ()), (Rule.GRANT_REFUSED, True, (times, refusal))]
+    return replace(plan, findings=findings, answers=answers)
 
 
 def refused(create: Create, message: str, failures: int, limits: Limits) -> Failure:
@@ -155,8 +178,9 @@ class _Cycle(Relocating):
         if config.template_slug is not None:
             self.progress[config.template_slug].total += 1
             self._count_missing(config.template_slug, own)
-        if own is not None and own.node_name and config.processor_id in self.desired.moves:
-            self.on_the_way += 1
+        move = self.desired.moves.get(config.processor_id)
+        if move is not None and own is not None and own.node_name:
+            self._hold_place(move)
         if own is None or any(own.epoch == pod.epoch or own.pod_uid == pod.uid for pod in pods):
             return
         # A pod that is on its way takes its place already, though it is not seen yet.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from dory_orchestrator.core import fleet_health
+from dory_orchestrator.core.backoff import Backoff
 from dory_orchestrator.core.cycle import Wanted, failed_times, has_failed
 from dory_orchestrator.core.model import (
     APPLICATION_NODE_SELECTOR,
@@ -13,6 +14,7 @@ from dory_orchestrator.core.model import (
     Limits,
     Move,
     MoveKind,
+    MoveRetry,
     OrderKind,
     Ownership,
     Pod,
@@ -56,7 +58,8 @@ class Away:
 class Relocating(Placing):
     """Moves processors; how far a move is, is read off the pods.
 
-    `on_the_way` are those that hold a slot: a move without a place holds none.
+    `failing_over` are the failovers that hold a place, `planned` the planned moves: one that has
+    nowhere to go, or that goes on for too long, holds none.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class Relocating(Placing):
         self.ends: list[EndMove | CancelMove] = []
         self.leaving: list[Leaving] = []
         self.away: list[Away] = []
-        self.on_the_way = 0
+        self.failing_over = 0
+        self.planned = 0
         mine = (pod for pods in self.ours.values() for pod in pods)
         self.health = fleet_health.judge(
             snapshot, fleet_health.pods_of_node(mine), limits, explained=bool(explained)
@@ -114,13 +118,31 @@ class Relocating(Placing):
         verdict = self._verdict(pod.node_name, row)
         judged = (None, None) if verdict is None else (str(verdict.state), str(verdict.reason))
         self._ask(key, Rule.NODE_IN_TROUBLE, True, pod.node_name, *judged)
-        if verdict is not None and is_leaving_node(row) and self._is_lost(pod):
-            # It was decommissioned and is dead: nothing of it ends gracefully any more.
-            self.leaving.append(Leaving(wanted, own, pod, pod.node_name, row, verdict))
-            return LEAVES
+        if verdict is not None and is_leaving_node(row):
+            return self._leave_decommissioned(wanted, own, pod, pod.node_name, row, verdict)
         if verdict is None or not verdict.is_suspect:
             return None
         return self._leave(wanted, own, pod, pod.node_name, row, verdict)
+
+    def _leave_decommissioned(
+        self,
+        wanted: Wanted,
+        own: Ownership | None,
+        pod: Pod,
+        node_name: str,
+        row: EdgeNodeRow | None,
+        verdict: NodeVerdict,
+    ) -> No | None:
+        """Of a node that is dead nothing ends gracefully any more; from one that lives it departs
+        (None)."""
+        if verdict.is_dead:
+            return self._leave(wanted, own, pod, node_name, row, verdict)
+        if not self._is_lost(pod):
+            return None
+        if holds(self.health.brake, self._trail_of(wanted.config.processor_id)):
+            return No(Reason.BRAKE_HELD, f"{node_name} is lost, and the brake holds")
+        self.leaving.append(Leaving(wanted, own, pod, node_name, row, verdict))
+        return LEAVES
 
     def _end_unplaced(self, wanted: Wanted, own: Ownership | None, pod: Pod) -> No | None:
         """A pod that waits for its dead edge node has nothing to be saved, and must not begin
@@ -205,6 +227,7 @@ class Relocating(Placing):
         move: Move,
         reason: Reason,
         detail: str,
+        retry: MoveRetry | None = None,
     ) -> None:
         self.ends.append(
             CancelMove(
@@ -216,6 +239,7 @@ class Relocating(Placing):
                 detail,
                 move.kind,
                 move.edge_node_id,
+                retry,
             )
         )
         self.findings[processor_id] = Finding(reason, detail, pod)
@@ -231,7 +255,7 @@ class Relocating(Placing):
             )
         )
         for one in self.leaving:
-            if self._are_enough_moving(one.wanted.config.processor_id):
+            if self._are_enough_failing_over(one.wanted.config.processor_id):
                 detail = f"{self.limits.moves_max} are on their way from dead nodes"
                 self.findings[one.wanted.config.processor_id] = Finding(
                     Reason.MOVE_LIMIT, detail, one.pod
@@ -239,9 +263,38 @@ class Relocating(Placing):
             else:
                 self._move_away(one)
 
-    def _are_enough_moving(self, processor_id: UUID) -> bool:
-        moving, most = self.on_the_way, self.limits.moves_max
+    def _are_enough_failing_over(self, processor_id: UUID) -> bool:
+        moving, most = self.failing_over, self.limits.moves_max
         return self._ask(processor_id, Rule.MOVE_LIMIT, moving >= most, moving, most)
+
+    def _are_enough_planned(self, processor_id: UUID) -> bool:
+        moving, most = self.planned, self.limits.planned_moves_max
+        return self._ask(processor_id, Rule.MOVE_LIMIT, moving >= most, moving, most)
+
+    def _hold_place(self, move: Move) -> None:
+        """Count a move that is under way, while it may keep others waiting."""
+        due_at = self._free_at(move)
+        if self.now >= due_at:
+            return
+        self._wake(due_at)
+        if move.kind is MoveKind.FAILOVER:
+            self.failing_over += 1
+        else:
+            self.planned += 1
+
+    def _free_at(self, move: Move) -> float:
+        """When a move frees its place, and its home, though it has not ended: the trouble of one
+        must not keep others where they are."""
+        if move.kind is MoveKind.FAILOVER:
+            return move.began_at + self.limits.failover_slot_seconds
+        return self._given_up_at(move) + self.limits.rollout_ready_seconds
+
+    def _given_up_at(self, move: Move) -> float:
+        """When a planned move is given up whose processor has not left yet."""
+        return move.began_at + self.limits.planned_move_seconds
+
+    def _link_of(self, processor_id: UUID) -> UUID | None:
+        return self.desired.links.get(processor_id)
 
     def _move_away(self, one: Leaving) -> None:
         """To the target of its edge node, if that is well and has room; else to the cloud."""
@@ -258,6 +311,7 @@ class Relocating(Placing):
             decided_at=self.now,
             fencing=one.wanted.blueprint.runtime.fencing,
             is_drill=one.verdict.reason is NodeReason.DRILL,
+            link_id=self._link_of(config.processor_id),
         )
         target = self._target_of(one)
         if target is not None:
@@ -292,8 +346,8 @@ class Relocating(Placing):
     def _find_moving(self, processor_id: UUID, one: Leaving, place: Place) -> None:
         where = place.choice.node_name
         if where is not None:
-            # A move without a place holds no slot: others may fit.
-            self.on_the_way += 1
+            # A move that has nowhere to go holds no place: others may fit.
+            self.failing_over += 1
         detail = f"from {one.node_name} ({one.verdict.detail}) to {where or 'the next node'}"
         self.findings[processor_id] = Finding(Reason.NODE_DEAD, detail, one.pod)
 
@@ -374,11 +428,24 @@ class Relocating(Placing):
         gracefully: at its end the pod saves its state. Where it goes is decided when it is gone."""
         processor_id = wanted.config.processor_id
         detail = said or f"{row.name} was decommissioned"
-        if self._are_enough_moving(processor_id):
+        reason = Reason.NODE_LEAVES if said is None else Reason.ORDERED
+        move = self.desired.moves.get(processor_id)
+        if move is not None and _departs(move, pod, row):
+            # It was granted, and may not have been done: it is asked for again.
+            self._hold_place(move)
+            self.failures.pop(pod.uid, None)
+            self._delete(processor_id, pod, own, reason, detail, told=False)
+            self.findings[processor_id] = Finding(reason, detail, pod)
+            return
+        if holds(self.health.brake, self._trail_of(processor_id)):
+            detail = f"{detail}, but the brake holds"
+            self.findings[processor_id] = Finding(Reason.BRAKE_HELD, detail, pod)
+            return
+        if self._are_enough_planned(processor_id):
             detail = f"{detail}; others are on their way"
             self.findings[processor_id] = Finding(Reason.MOVE_LIMIT, detail, pod)
             return
-        self.on_the_way += 1
+        self.planned += 1
         start = MoveStart(
             kind=MoveKind.DEPARTURE,
             from_node=row.name,
@@ -389,9 +456,9 @@ class Relocating(Placing):
             heartbeat_at=row.last_heartbeat_at,
             decided_at=self.now,
             fencing=wanted.blueprint.runtime.fencing,
+            link_id=self._link_of(processor_id),
         )
         self.failures.pop(pod.uid, None)
-        reason = Reason.NODE_LEAVES if said is None else Reason.ORDERED
         # Of what nobody hurries its state is taken first, and it stays if that fails.
         captures = said is not None
         self._delete(processor_id, pod, own, reason, detail, move=start, captures=captures)
@@ -404,12 +471,13 @@ class Relocating(Placing):
         processor_id = wanted.config.processor_id
         order = self.desired.ordered(processor_id, OrderKind.FAILOVER)
         by, reason = (order.by, order.reason) if order is not None else (None, None)
-        late = self.now - move.began_at >= self.limits.rollout_ready_seconds
         wanted_away = self._ask(processor_id, Rule.ORDERED_AWAY, order is not None, by, reason)
-        if not wanted_away or late:
-            said = "its state could not be taken" if wanted_away else "it was called back"
-            detail = f"stays on {move.from_node}: {said}"
+        if not wanted_away:
+            detail = f"stays on {move.from_node}: it was called back"
             self._cancel(processor_id, own, pod, move, Reason.HOME_CAME_BACK, detail)
+            return
+        if self._is_given_up_move(processor_id, move):
+            self._give_up(processor_id, own, pod, move, f"stays on {move.from_node}")
             return
         row = self.rows.of(processor_id, pod.node_name)
         if not self._is_well(pod.node_name, row) or holds(
@@ -418,12 +486,41 @@ class Relocating(Placing):
             detail = f"waits on {pod.node_name} until that is well"
             self.findings[processor_id] = Finding(Reason.MOVING, detail, pod)
             return
-        self.on_the_way += 1
-        detail = f"leaves {move.from_node}"
+        self._hold_place(move)
+        detail = _with_error(f"leaves {move.from_node}", move)
         captures = pod.ready and not has_failed(pod)
         self.failures.pop(pod.uid, None)
-        self._delete(processor_id, pod, own, Reason.ORDERED, detail, captures=captures)
+        self._delete(processor_id, pod, own, Reason.ORDERED, detail, captures=captures, told=False)
         self.findings[processor_id] = Finding(Reason.ORDERED, detail, pod)
+
+    def _is_given_up_move(self, processor_id: UUID, move: Move) -> bool:
+        """Whether a planned move whose processor has not left yet has gone on for too long."""
+        due_at, most_seconds = self._given_up_at(move), self.limits.planned_move_seconds
+        if self.now < due_at:
+            self._wake(due_at)
+        took_seconds = self.now - move.began_at
+        over = self.now >= due_at
+        return self._ask(
+            processor_id, Rule.MOVE_GIVEN_UP, over, took_seconds, most_seconds, move.error
+        )
+
+    def _give_up(
+        self, processor_id: UUID, own: Ownership, pod: Pod, move: Move, stays: str
+    ) -> None:
+        before = self.desired.move_retries.get(processor_id)
+        failures = 1 if before is None else before.failures + 1
+        backoff = Backoff(
+            self.limits.move_retry_first_seconds,
+            self.limits.move_retry_most_seconds,
+            forgotten_after_seconds=0.0,
+        )
+        error = move.error or "it did not arrive in time"
+        retry = None
+        if move.kind is MoveKind.FAILBACK:
+            # A departure was ordered, and its order ends with it: it is not tried again.
+            retry = MoveRetry(failures, self.now + backoff.delay_seconds(failures), error)
+        detail = f"{stays}: {error}"
+        self._cancel(processor_id, own, pod, move, Reason.MOVE_GIVEN_UP, detail, retry)
 
     def _look_at_arrival(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> None:
         processor_id = wanted.config.processor_id
@@ -447,11 +544,29 @@ class Relocating(Placing):
             return
         if not pod.ready and self._call_home(wanted, own, pod, move):
             return
-        self.on_the_way += pod.node_name is not None
+        if not pod.ready and self._has_failed_at_home(wanted, own, pod, move):
+            return
+        if pod.node_name is not None:
+            self._hold_place(move)
         if found.reason in (Reason.RUNNING, Reason.STARTING):
             waits = "is given its state" if pod.ready else "starts"
             detail = f"{move.kind} from {move.from_node}: {waits} on {pod.node_name}"
             self.findings[processor_id] = Finding(Reason.MOVING, detail, pod)
+
+    def _has_failed_at_home(self, wanted: Wanted, own: Ownership, pod: Pod, move: Move) -> bool:
+        """End a pod that came home and does not become ready there: it ran where it came from."""
+        if move.kind is not MoveKind.FAILBACK or pod.terminating:
+            return False
+        processor_id, due_at = wanted.config.processor_id, self._free_at(move)
+        if self.now < due_at:
+            self._wake(due_at)
+            return False
+        detail = f"it did not become ready at home on {pod.node_name}"
+        self._ask(processor_id, Rule.HOME_FAILED, True, pod.node_name)
+        self.failures.pop(pod.uid, None)
+        self._delete(processor_id, pod, own, Reason.HOME_FAILED, detail)
+        self.findings[processor_id] = Finding(Reason.HOME_FAILED, detail, pod)
+        return True
 
     def _called_home(self, processor_id: UUID, move: Move | None) -> EdgeNodeRow | None:
         """The home of a processor that a drill moved and that did not become ready: once the drill
@@ -478,7 +593,7 @@ class Relocating(Placing):
         if home is None:
             return False
         detail = f"home to {home.name}: it did not become ready, and the drill is over"
-        start = self._way_home(home, pod.node_name or "", pod.uid)
+        start = self._way_home(processor_id, home, pod.node_name or "", pod.uid)
         self._ask(processor_id, Rule.GOES_HOME, True, home.name)
         self.failures.pop(pod.uid, None)
         self._delete(processor_id, pod, own, Reason.GOES_HOME, detail, move=start)
@@ -488,15 +603,30 @@ class Relocating(Placing):
     def _place_on_edge(self, wanted: Wanted) -> None:
         """Also home, who has no pod at all when its drill is over."""
         processor_id = wanted.config.processor_id
-        home = self._called_home(processor_id, self.desired.moves.get(processor_id))
-        if home is None:
+        move = self.desired.moves.get(processor_id)
+        home = self._called_home(processor_id, move)
+        if home is not None:
+            self._ask(processor_id, Rule.GOES_HOME, True, home.name)
+            place = self._choose(wanted, EDGE_NODE_SELECTOR, frozenset({home.name}))
+            start = self._way_home(processor_id, home, "", None)
+            self._create(wanted, place, home=home, move=start)
+        elif move is not None and move.kind is MoveKind.FAILBACK and not self._may_arrive(move):
+            # Nothing of it runs: it goes back to where it came from at once.
+            left = self.desired.edge_nodes.get(move.edge_node_id) if move.edge_node_id else None
+            name = None if left is None else left.name
+            self._ask(processor_id, Rule.HOME_FAILED, True, name)
+            self._place_in_cloud(wanted, self._moved_from(wanted.config, left))
+        else:
             super()._place_on_edge(wanted)
-            return
-        self._ask(processor_id, Rule.GOES_HOME, True, home.name)
-        place = self._choose(wanted, EDGE_NODE_SELECTOR, frozenset({home.name}))
-        self._create(wanted, place, home=home, move=self._way_home(home, "", None))
 
-    def _way_home(self, home: EdgeNodeRow, from_node: str, old_uid: str | None) -> MoveStart:
+    def _may_arrive(self, move: Move) -> bool:
+        """Whether a home still takes the processor that is on its way there."""
+        home = self.desired.edge_nodes.get(move.edge_node_id) if move.edge_node_id else None
+        return home is not None and home.takes_work and self.now < self._free_at(move)
+
+    def _way_home(
+        self, processor_id: UUID, home: EdgeNodeRow, from_node: str, old_uid: str | None
+    ) -> MoveStart:
         return MoveStart(
             kind=MoveKind.FAILBACK,
             from_node=from_node,
@@ -506,6 +636,7 @@ class Relocating(Placing):
             suspect_at=self.now,
             heartbeat_at=home.last_heartbeat_at,
             decided_at=self.now,
+            link_id=self._link_of(processor_id),
         )
 
     def _is_given_up(self, processor_id: UUID, pod: Pod) -> bool:
@@ -545,17 +676,22 @@ class Relocating(Placing):
         home = self.desired.edge_nodes.get(move.edge_node_id) if move.edge_node_id else None
         home_name = None if home is None else home.name
         self._ask(processor_id, Rule.GOES_HOME, True, home_name)
-        failed = home is None or not self._is_well(home.name, home)
+        failed = home is None or not home.takes_work or not self._is_well(home.name, home)
         if self._ask(processor_id, Rule.HOME_FAILED, failed, home_name) or home is None:
-            detail = f"its home {home.name if home else ''} is not well any more: it stays"
+            detail = f"stays: its home {_why_no_home(home)}"
             self._cancel(processor_id, own, pod, move, Reason.HOME_FAILED, detail)
             return
-        self.on_the_way += 1
-        detail = f"home to {home.name}"
+        if self._is_given_up_move(processor_id, move):
+            self._give_up(processor_id, own, pod, move, f"stays away from {home.name}")
+            return
+        self._hold_place(move)
+        detail = _with_error(f"home to {home.name}", move)
         # Of one that has failed, or that has never been ready, there is nothing to be taken.
         captures = not has_failed(pod) and (pod.ready or pod.uid == move.old_uid)
         self.failures.pop(pod.uid, None)
-        self._delete(processor_id, pod, own, Reason.GOES_HOME, detail, captures=captures)
+        self._delete(
+            processor_id, pod, own, Reason.GOES_HOME, detail, captures=captures, told=False
+        )
         self.findings[processor_id] = Finding(Reason.GOES_HOME, detail, pod)
 
     def go_home(self) -> None:
@@ -564,7 +700,7 @@ class Relocating(Placing):
         taken = {
             move.edge_node_id
             for move in self.desired.moves.values()
-            if move.kind is MoveKind.FAILBACK
+            if move.kind is MoveKind.FAILBACK and self.now < self._free_at(move)
         }
         self.away.sort(
             key=lambda one: (
@@ -586,6 +722,7 @@ class Relocating(Placing):
             verdict=self.health.edge_nodes.get(one.home_id),
             is_taken=is_taken,
             order=self.desired.orders.get(processor_id),
+            retry=self.desired.move_retries.get(processor_id),
         )
         no = may_go_home(
             home,
@@ -600,17 +737,19 @@ class Relocating(Placing):
             self.findings[processor_id] = Finding(Reason.AWAY, detail, one.pod)
             if home.verdict is not None and home.verdict.failback_at is not None:
                 self._wake_after(home.verdict.failback_at)
+            if home.retry is not None:
+                self._wake_after(home.retry.retry_at)
             return False
         place = self._choose(one.wanted, EDGE_NODE_SELECTOR, frozenset({row.name}))
         full = self._ask(processor_id, Rule.NO_NODE_FITS, place.choice.node_name is None, 1)
-        if full or self._are_enough_moving(processor_id):
+        if full or self._are_enough_planned(processor_id):
             said = f"no room{place.why_not}" if full else "others are on their way"
             detail = f"stays away from {row.name}: {said}"
             self.findings[processor_id] = Finding(Reason.AWAY, detail, one.pod)
             return False
-        self.on_the_way += 1
+        self.planned += 1
         detail = f"home to {row.name}, which is well again"
-        start = self._way_home(row, one.pod.node_name or "", one.pod.uid)
+        start = self._way_home(processor_id, row, one.pod.node_name or "", one.pod.uid)
         self._delete(
             processor_id, one.pod, one.own, Reason.GOES_HOME, detail, move=start, captures=True
         )
@@ -627,6 +766,24 @@ def left_pod(pods: Sequence[Pod], move: Move | None) -> Pod | None:
     if move is None or move.kind is not MoveKind.FAILOVER:
         return None
     return next((pod for pod in pods if pod.uid == move.old_uid), None)
+
+
+def _departs(move: Move, pod: Pod, row: EdgeNodeRow) -> bool:
+    """Whether a pod is the one that a departure of this edge node ends."""
+    departs = move.kind is MoveKind.DEPARTURE
+    return departs and (move.old_uid, move.edge_node_id) == (pod.uid, row.id)
+
+
+def _with_error(detail: str, move: Move) -> str:
+    return detail if move.error is None else f"{detail}: {move.error}"
+
+
+def _why_no_home(home: EdgeNodeRow | None) -> str:
+    if home is None:
+        return "is not in the database any more"
+    if not home.takes_work:
+        return f"{home.name} is {'cordoned' if home.status == 'online' else home.status}"
+    return f"{home.name} is not well any more"
 
 
 def is_leaving_node(row: EdgeNodeRow | None) -> bool:

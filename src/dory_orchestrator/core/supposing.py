@@ -60,7 +60,9 @@ def what_if(
     dead = set(down) | (_application_nodes(snapshot) if without_cloud else set())
     supposed = suppose(snapshot, dead, limits)
     # So many at once only spreads them over time: where they go is the same.
-    plan = compute(supposed, replace(limits, moves_max=_MANY, creations_max=_MANY))
+    plan = compute(
+        supposed, replace(limits, moves_max=_MANY, planned_moves_max=_MANY, creations_max=_MANY)
+    )
     creates = {create.processor_id: create for create in plan.creates}
     rows = [
         {

@@ -72,6 +72,8 @@ class Rule(StrEnum):
     ORDERED_AWAY = "ordered_away"
     ARRIVED = "arrived"
     RESTORE_GIVEN_UP = "restore_given_up"
+    MOVE_GIVEN_UP = "move_given_up"
+    GRANT_REFUSED = "grant_refused"
     # Whether it goes home.
     AWAY = "away"
     HOME_NOT_ONLINE = "home_not_online"
@@ -81,6 +83,7 @@ class Rule(StrEnum):
     HOME_NOT_WELL = "home_not_well"
     HOME_NOT_STABLE = "home_not_stable"
     NOT_READY_YET = "not_ready_yet"
+    MOVE_BACK_OFF = "move_back_off"
     HOME_TAKEN = "home_taken"
     # Whether it is ended.
     NOT_DESIRED = "not_desired"
@@ -194,6 +197,14 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         Rule.RESTORE_GIVEN_UP: Asked(
             "Could its state not be given to it in time?", ("ready_seconds", "restore_seconds")
         ),
+        Rule.MOVE_GIVEN_UP: Asked(
+            "Has its planned move gone on for too long?",
+            ("move_seconds", "planned_move_seconds", "last_error"),
+        ),
+        Rule.GRANT_REFUSED: Asked(
+            "Did the database refuse several times in a row what was asked for it?",
+            ("refusals", "refusal"),
+        ),
         Rule.AWAY: Asked("Does it live away from its home?", ("node",)),
         Rule.HOME_NOT_ONLINE: Asked("Is its home not online?", ("home_node", "status")),
         Rule.FAILBACK_BY_HAND: Asked(
@@ -208,6 +219,10 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
             ("home_node", "due_in_seconds", "ordered_by"),
         ),
         Rule.NOT_READY_YET: Asked("Is it not ready with its state where it is?"),
+        Rule.MOVE_BACK_OFF: Asked(
+            "Was its last planned move given up, and is the next try not due yet?",
+            ("failures", "due_in_seconds", "last_error"),
+        ),
         Rule.HOME_TAKEN: Asked("Is another on its way to the same home?", ("home_node",)),
         Rule.NOT_DESIRED: Asked("Does no row desire it?"),
         Rule.GUARD_HELD: Asked("Does the deletion guard hold it?", ("groups",)),

@@ -33,6 +33,8 @@ _log = get_logger(__name__)
 _CALL_SECONDS = 15.0
 _ASKING_SECONDS = 30.0
 _BACKOFF = Backoff(first_seconds=1.0, most_seconds=30.0, forgotten_after_seconds=0.0)
+_CAPTURE_BACKOFF = Backoff(first_seconds=1.0, most_seconds=8.0, forgotten_after_seconds=0.0)
+"""A move that waits for a state is given up after a time: it is to be tried often before that."""
 _ALREADY_DONE = (Refusal.NOT_FOUND, Refusal.CONFLICT)
 _LATE_SAVE_SECONDS = 15.0
 """After so long a pod that was forced away has saved, if it runs on where nobody reaches it."""
@@ -73,8 +75,8 @@ class States(Protocol):
         """
         ...
 
-    async def capture(self, lease: Lease, pod: Pod, epoch: int) -> bool:
-        """Capture the state of a running pod, and store it; whether that was done."""
+    async def capture(self, lease: Lease, pod: Pod, epoch: int) -> str | None:
+        """Capture the state of a running pod, and store it. Returns why that could not be done."""
         ...
 
     async def undo_late_save(self, pod: Pod) -> bool:
@@ -108,8 +110,10 @@ class Actor:
         concurrency: int = CONCURRENCY,
         states: States | None = None,
         tracer: Tracer = NO_TRACER,
+        on_record: Callable[[Record], None] = lambda _: None,
     ) -> None:
         self._store = store
+        self._on_record = on_record
         self._states = states
         self._tracer = tracer
         self._cluster = cluster
@@ -164,7 +168,9 @@ class Actor:
                     return
             asked = True
             times = self._unsettled[key] = self._unsettled.get(key, 0) + 1
-            await asyncio.sleep(_BACKOFF.delay_seconds(times))
+            captures = isinstance(work, Delete) and work.captures
+            backoff = _CAPTURE_BACKOFF if captures else _BACKOFF
+            await asyncio.sleep(backoff.delay_seconds(times))
             if isinstance(work, Delete) or self._is_there(work) or _now() >= until:
                 return
 
@@ -258,6 +264,7 @@ class Actor:
         )
         record = Record(create.processor_id, create.epoch, pod)
         await self._store.record_pods(lease, [record])
+        self._on_record(record)
 
     async def _prepared(self, lease: Lease, create: Create) -> PodSpec:
         """Its state first: a pod that starts without it would begin anew, and save that."""
@@ -281,12 +288,8 @@ class Actor:
 
     async def _delete(self, lease: Lease, delete: Delete) -> None:
         async with asyncio.timeout(_CALL_SECONDS):
-            if (
-                delete.captures
-                and self._states is not None
-                and not await self._captured(self._states, lease, delete)
-            ):
-                raise _NotPrepared("its state could not be captured: it is not ended")
+            if delete.captures and self._states is not None:
+                await self._capture(self._states, lease, delete)
             pod = delete.pod
             with self._tracer.span(
                 "cluster.delete_pod", pod=pod.name, namespace=pod.namespace, force=delete.force
@@ -301,11 +304,17 @@ class Actor:
             detail=delete.detail,
         )
 
-    async def _captured(self, states: States, lease: Lease, delete: Delete) -> bool:
+    async def _capture(self, states: States, lease: Lease, delete: Delete) -> None:
+        """Of what is to move. Why that failed is written down: the move waits for it, and is given
+        up at last."""
         with self._tracer.span("state.capture") as span:
-            captured = await states.capture(lease, delete.pod, delete.epoch)
-            span.set(captured=captured)
-        return captured
+            error = await states.capture(lease, delete.pod, delete.epoch)
+            span.set(captured=error is None)
+        if error is None:
+            return
+        said = f"its state could not be captured: {error}"
+        await self._store.record_move_error(lease, delete.processor_id, said)
+        raise _NotPrepared(f"{said}; it is not ended")
 
     async def _refuse(
         self, lease: Lease, work: Work, refusal: ClusterRefused, failures: int

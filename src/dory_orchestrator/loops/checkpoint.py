@@ -215,10 +215,10 @@ class Checkpointer:
         lease = self._lease()
         return lease is not None and await self._seeder.undo_late_save(lease, cluster, pod)
 
-    async def capture_now(self, lease: Lease, pod: Pod, epoch: int) -> bool:
-        """Take and durably store a checkpoint at once; whether that was possible."""
+    async def capture_now(self, lease: Lease, pod: Pod, epoch: int) -> str | None:
+        """Take and durably store a checkpoint at once. Returns why that was not possible."""
         if pod.processor_id is None or pod.address is None:
-            return False
+            return "it has no address"
         owned = self._present.get(pod.uid)
         if owned is None or owned.epoch != epoch:
             proof, backend = ((), "") if owned is None else (owned.proof, owned.backend)
@@ -233,16 +233,16 @@ class Checkpointer:
                     accepted = await self._writer.write_now(lease, item)
             except NotTaken as error:
                 self._count(owned, error)
-                return False
+                return str(error)
             except DocumentAhead as error:
                 self._visitor.forget(pod.uid)
                 self._freeze(_processor(owned), str(error))
-                return False
+                return str(error)
             except StoreError as error:
                 _log.warning("a checkpoint is not stored", pod=pod.name, error=str(error))
-                return False
+                return f"the database: {error}"
             self._complaints.pop(pod.uid, None)
-            return accepted
+            return None if accepted else "its owner has changed"
 
     # Turns
 

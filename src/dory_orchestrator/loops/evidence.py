@@ -57,7 +57,7 @@ class KeptStates:
         )
         return None if seeded is None else seeded.confirmed_at
 
-    async def capture(self, lease: Lease, pod: Pod, epoch: int) -> bool:
+    async def capture(self, lease: Lease, pod: Pod, epoch: int) -> str | None:
         """See States."""
         return await self._checkpointer.capture_now(lease, pod, epoch)
 

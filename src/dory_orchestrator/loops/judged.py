@@ -27,10 +27,11 @@ class Judged:
     async def write(self, lease: Lease, plan: Plan, desired: Desired) -> None:
         """Write verdicts that differ from the records, and the brake; tell what changed."""
         names = {node_key(row.id, row.name): (row.id, row.name) for row in _rows(desired)}
+        wrong = _wrongly_shown(plan, desired)
         changed = {
             key: verdict
             for key, verdict in plan.nodes.items()
-            if _differs(desired.node_records.get(key), verdict.record)
+            if key in wrong or _differs(desired.node_records.get(key), verdict.record)
         }
         gone = [key for key in desired.node_records if key not in plan.nodes]
         brake = plan.brake if _brake_differs(plan, desired) else None
@@ -77,6 +78,18 @@ def _differs(before: NodeRecord | None, now: NodeRecord) -> bool:
         now.well_since,
         now.falls,
     )
+
+
+def _wrongly_shown(plan: Plan, desired: Desired) -> set[str]:
+    """Edge nodes whose row says another thing than the verdict: somebody held it when it was to be
+    written, or has written it since."""
+    keys = {node_key(row.id, row.name): row.status for row in _rows(desired)}
+    wrong = {"online": True, "offline": False}
+    return {
+        key
+        for key, status in keys.items()
+        if status in wrong and key in plan.nodes and plan.nodes[key].is_dead is wrong[status]
+    }
 
 
 def _is_told(before: NodeRecord | None, verdict: NodeVerdict) -> bool:

@@ -5,12 +5,14 @@ it then reads. Wakes during a cycle lead to exactly one more.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 from uuid import UUID
 
 from dory_orchestrator.core import guard
 from dory_orchestrator.core.backoff import Backoff
+from dory_orchestrator.core.grants import REFUSALS
 from dory_orchestrator.core.health import INTERVALS_UNTIL_UNHEALTHY, by_age
 from dory_orchestrator.core.model import (
     ComponentHealth,
@@ -31,6 +33,7 @@ from dory_orchestrator.loops.lead import Leadership
 from dory_orchestrator.loops.move_traces import MoveTraces
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.loops.show import Display
+from dory_orchestrator.loops.shown_pods import ShownPods
 from dory_orchestrator.loops.wake import Wake
 from dory_orchestrator.loops.watch import Watcher
 from dory_orchestrator.metrics import Metrics
@@ -62,6 +65,8 @@ _MANY = 100
 _BACKOFF = Backoff(first_seconds=0.5, most_seconds=15.0, forgotten_after_seconds=0.0)
 
 T = TypeVar("T", Record, Action)
+Refused = dict[UUID, str]
+"""Of each processor for which something was not done, why not."""
 
 
 def _now() -> float:
@@ -157,11 +162,14 @@ class Reconciler:
         """What was read last."""
         self._read_at = 0.0
         self._refusals = 0
+        self._refused: Mapping[UUID, tuple[int, str]] = {}
+        """Of each processor how often in a row what was asked for it was refused, and why."""
         self._faults = 0
         self._succeeded_at: float | None = None
         self._error: str | None = None
         self._history = History()
         self._display = Display(store, metrics, tracer)
+        self._pods_shown = ShownPods(store)
         self._actor = Actor(
             store=store,
             cluster=cluster,
@@ -172,6 +180,7 @@ class Reconciler:
             on_done=wake.set,
             states=states,
             tracer=tracer,
+            on_record=self._pods_shown.note,
         )
 
     async def run(self) -> None:
@@ -253,14 +262,16 @@ class Reconciler:
             self._wake.set()
         span.set(outcome="done", refused=refused)
         with self._tracer.span("reconcile.show"):
+            await self._pods_shown.show(lease, plan.records, snapshot)
             await self._display.show(lease, plan, snapshot)
         if self._answerer is not None:
             await self._answerer.answer(lease, snapshot, plan)
         self._succeed()
         self._refusals = self._refusals + 1 if refused else 0
-        if refused:
-            return _BACKOFF.delay_seconds(self._refusals)
         until_due = self._interval_seconds if plan.wake_at is None else plan.wake_at - desired.now
+        if refused:
+            # Sooner than else, never later: of all others it says nothing.
+            until_due = min(until_due, _BACKOFF.delay_seconds(self._refusals))
         if desired.moves or plan.ends:
             # That a pod has its state is told by no event.
             until_due = min(until_due, _MOVING_SECONDS)
@@ -278,6 +289,7 @@ class Reconciler:
             answers=self._evidence.answers(),
             restored=self._restored(desired, observed),
             attended_since=self._attended_since(desired),
+            refusals=self._refused,
         )
 
     def _compute(self, snapshot: Snapshot) -> Plan:
@@ -308,26 +320,31 @@ class Reconciler:
     async def _carry_out(self, turn: Turn, plan: Plan, desired: Desired) -> int:
         """Returns how much was not granted or not written: it is decided anew, never forced."""
 
-        async def record(records: Sequence[Record]) -> int:
+        async def record(records: Sequence[Record]) -> Refused:
             await self._store.record_pods(turn.lease, records)
-            return 0
+            return {}
 
-        async def grant(actions: Sequence[Action]) -> int:
+        async def grant(actions: Sequence[Action]) -> Refused:
             with self._tracer.span("reconcile.grant", actions=len(actions)) as span:
                 refused = await self._grant(turn, actions, desired)
-                span.set(refused=refused)
+                span.set(refused=len(refused))
                 return refused
 
         self._faults = 0
-        refused = await self._apart(plan.records, record) if plan.records else 0
+        unwritten = await self._apart(plan.records, record) if plan.records else {}
+        refused: Refused = {}
         actions = plan.actions
         for start in range(0, len(actions), _GRANTS_MAX):
-            refused += await self._apart(actions[start : start + _GRANTS_MAX], grant)
-        return refused
+            refused |= await self._apart(actions[start : start + _GRANTS_MAX], grant)
+        before = self._refused
+        self._refused = {
+            key: (before.get(key, (0, ""))[0] + 1, why) for key, why in refused.items()
+        }
+        return len(unwritten) + len(refused)
 
     async def _apart(
-        self, items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[int]]
-    ) -> int:
+        self, items: Sequence[T], write: Callable[[Sequence[T]], Awaitable[Refused]]
+    ) -> Refused:
         """Write items together. What the database cannot write is halved until it stands alone:
         a row that somebody else holds must not stop the fleet.
         """
@@ -341,11 +358,11 @@ class Reconciler:
                 self._metrics.reconciliation_errors.labels("general").inc()
                 processor_id = str(items[0].processor_id)
                 _log.warning("cannot be written", processor_id=processor_id, error=str(error))
-                return 1
+                return {items[0].processor_id: str(error)}
         half = len(items) // 2
-        return await self._apart(items[:half], write) + await self._apart(items[half:], write)
+        return await self._apart(items[:half], write) | await self._apart(items[half:], write)
 
-    async def _grant(self, turn: Turn, actions: Sequence[Action], desired: Desired) -> int:
+    async def _grant(self, turn: Turn, actions: Sequence[Action], desired: Desired) -> Refused:
         traces, asked_at = MoveTraces(self._tracer, desired, self._read_at), _now()
         granted = await self._store.grant(turn.lease, actions, traces.ids_of(actions))
         for action, is_granted in zip(actions, granted, strict=True):
@@ -364,9 +381,18 @@ class Reconciler:
                 )
                 # What was only written has no end that wakes the loop.
                 self._wake.set()
-        if not all(granted):
-            _log.info("refused by the store", actions=granted.count(False))
-        return granted.count(False)
+        refused = {
+            action.processor_id: REFUSALS[refusal]
+            for action, refusal in zip(actions, granted.refusals, strict=True)
+            if refusal is not None
+        }
+        if refused:
+            _log.info(
+                "refused by the store",
+                actions=granted.count(False),
+                reasons=dict(Counter(refused.values())),
+            )
+        return refused
 
     def _count(self, action: Action, is_granted: bool) -> None:
         outcome = "granted" if is_granted else "refused"

@@ -15,6 +15,7 @@ from dory_orchestrator.core.checkpoint import (
     place_document,
 )
 from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
+from dory_orchestrator.core.grants import MoveFacts, refusal_of
 from dory_orchestrator.core.model import (
     Desired,
     EdgeNodeRow,
@@ -22,6 +23,7 @@ from dory_orchestrator.core.model import (
     GuardRecord,
     Move,
     MoveKind,
+    MoveRetry,
     Ownership,
     Pod,
     PodPhase,
@@ -46,7 +48,6 @@ from dory_orchestrator.sim.ground import Ground, Promise
 FLEET_ID = "00000000-0000-0000-0000-0000000051ab"
 PROOF = ("/count",)
 CANARY_GAP_SECONDS = 3.0
-_EVIDENCE_SECONDS = 5.0
 _GAPS_KEPT_SECONDS = 7200.0
 
 Action = Create | Delete | Adopt | Failure | Forget | EndMove | CancelMove
@@ -99,6 +100,7 @@ class Database:
         self.ownership: dict[UUID, Ownership] = {}
         self.left: dict[UUID, UUID] = {}
         self.moves: dict[UUID, Move] = {}
+        self.move_retries: dict[UUID, MoveRetry] = {}
         self.ended: list[Moved] = []
         self.gaps: list[Gap] = []
         self.canary_at: float | None = None
@@ -168,6 +170,7 @@ class Database:
             homes={key: home for key, home in self.homes.items() if key not in self.links},
             ownership=dict(self.ownership),
             moves=dict(self.moves),
+            move_retries=dict(self.move_retries),
             gaps=gaps,
             node_records=dict(self.node_records),
             brake=self.brake,
@@ -315,6 +318,7 @@ class Database:
                 if key not in self.moves:
                     return False
                 self._end_move(key, "done", action)
+                self.move_retries.pop(key, None)
                 return True
             case CancelMove():
                 return self._grant_cancelling(action, own)
@@ -325,26 +329,30 @@ class Database:
         )
         self.given_epochs.add((key, epoch))
 
-    def _holds(self, start: MoveStart) -> bool:
-        now = self.ground.database_now
-        is_braked = self.brake.engaged_at is not None and (self.brake.override_until or 0.0) <= now
-        if is_braked or now >= start.decided_at + _EVIDENCE_SECONDS:
-            return False
-        if start.edge_node_id is None:
-            return True
-        row = self.edge_nodes.get(start.edge_node_id)
-        if row is None:
-            return False
-        if start.kind is MoveKind.FAILBACK:
-            return row.status == "online" and not row.cordoned
-        return row.failover_enabled and self.heard_at.get(row.id) == start.heartbeat_at
+    def _holds(self, key: UUID, start: MoveStart) -> bool:
+        now, before = self.ground.database_now, self.moves.get(key)
+        row = self.edge_nodes.get(start.edge_node_id) if start.edge_node_id is not None else None
+        facts = MoveFacts(
+            now=now,
+            brake_engaged=self.brake.engaged_at is not None
+            and (self.brake.override_until or 0.0) <= now,
+            link_id=self.links.get(key),
+            status=None if row is None else row.status,
+            cordoned=row is not None and row.cordoned,
+            failover_enabled=row is None or row.failover_enabled,
+            heartbeat_at=None if row is None else self.heard_at.get(row.id),
+            comes_home=before is not None
+            and before.kind is MoveKind.FAILBACK
+            and before.edge_node_id == start.edge_node_id,
+        )
+        return refusal_of(start, facts) is None
 
     def _grant_creation(self, action: Create, own: Ownership | None) -> bool:
         key = action.processor_id
         before = own.epoch if own is not None else 0
         if self.compares and (key not in self.configs or before != action.epoch - 1):
             return False
-        if action.move is not None and self.compares and not self._holds(action.move):
+        if action.move is not None and self.compares and not self._holds(key, action.move):
             return False
         if action.move is not None:
             self.on_move(key, action.move)
@@ -366,7 +374,7 @@ class Database:
         if self.compares and (own.epoch if own is not None else 0) != action.epoch:
             return False
         if action.move is not None:
-            if self.compares and not self._holds(action.move):
+            if self.compares and not self._holds(key, action.move):
                 return False
             self.on_move(key, action.move)
             self._begin_move(key, action.move, action.epoch)
@@ -419,6 +427,8 @@ class Database:
         elif action.edge_node_id is not None:
             self._leave(key, action.edge_node_id)
             self.left[key] = action.edge_node_id
+        if action.retry is not None:
+            self.move_retries[key] = action.retry
         self._end_move(key, "cancelled", None)
         return True
 

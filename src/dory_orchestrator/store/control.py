@@ -5,13 +5,14 @@ Each writing transaction begins with the lease: held, or nothing of it happens.
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 from uuid import UUID
 
 from dory_orchestrator.core.answering import Question
 from dory_orchestrator.core.brake import BrakeReason, BrakeRecord, BrakeVerdict
 from dory_orchestrator.core.drill import DrillStep
+from dory_orchestrator.core.grants import Granted, GrantRefusal, MoveFacts, refusal_of
 from dory_orchestrator.core.model import (
     Desired,
     Drill,
@@ -21,6 +22,7 @@ from dory_orchestrator.core.model import (
     GuardRecord,
     Move,
     MoveKind,
+    MoveRetry,
     Order,
     OrderKind,
     Ownership,
@@ -54,6 +56,7 @@ from dory_orchestrator.ports import (
     PodFinding,
     StoreDataError,
     event_of,
+    is_told,
 )
 from dory_orchestrator.store.configs import ConfigReader
 from dory_orchestrator.store.connections import Connection, Pool
@@ -64,10 +67,12 @@ from dory_orchestrator.store.queries import QUERIES
 _log = get_logger(__name__)
 T = TypeVar("T")
 _Begins = TypeVar("_Begins", Create, Delete)
+_Linked = TypeVar("_Linked", CancelMove, Forget)
 _READ_SECONDS = 10.0
 _WRITE_SECONDS = 10.0
 _LOCK_WAIT_MILLISECONDS = "2000"
 _QUESTION_SECONDS = 10.0
+_ERROR_LENGTH_MAX = 500
 _FORGET_STEP = 1_000
 """Rows of a statement that deletes: whoever follows events waits for it."""
 _GAPS_SECONDS = 7_200.0
@@ -136,15 +141,15 @@ class ControlStore:
 
     async def grant(
         self, lease: Lease, actions: Sequence[Action], trace_ids: Mapping[UUID, str] = NO_TRACES
-    ) -> list[bool]:
+    ) -> Granted:
         """See FleetStore. All in one transaction, with their events."""
 
-        async def work(connection: Connection) -> list[bool]:
+        async def work(connection: Connection) -> Granted:
             granted = await _Grants(connection).of(actions)
             events = [
                 event_of(a, trace_ids.get(a.processor_id))
                 for a, ok in zip(actions, granted, strict=True)
-                if ok
+                if ok and is_told(a)
             ]
             await _write_events(connection, lease, events)
             return granted
@@ -154,26 +159,19 @@ class ControlStore:
     # Records
 
     async def record_pods(self, lease: Lease, records: Sequence[Record]) -> None:
-        """See FleetStore. What the platform's pages show is written where the epoch was right;
-        what its columns refuse is not shown, and stops nothing.
-        """
-        try:
-            await self._record_pods(lease, records, _show_pods)
-        except StoreDataError:
-            await self._record_pods(lease, records, _show_what_can_be)
+        """See FleetStore."""
 
-    async def _record_pods(
-        self,
-        lease: Lease,
-        records: Sequence[Record],
-        show: Callable[[Connection, Sequence[Record]], Awaitable[None]],
-    ) -> None:
         async def work(connection: Connection) -> None:
-            rows = await connection.fetch(QUERIES["record_owners"], *_owner_columns(records))
-            written = {row["processor_id"] for row in rows}
-            await show(connection, [r for r in records if r.processor_id in written])
+            await connection.execute(QUERIES["record_owners"], *_owner_columns(records))
 
         await self._leading("record_pods", lease, work)
+
+    async def show_pods(self, lease: Lease, records: Sequence[Record]) -> set[UUID]:
+        """See FleetStore."""
+        try:
+            return await self._leading("show_pods", lease, partial(_show_pods, records))
+        except StoreDataError:
+            return await self._leading("show_pods", lease, partial(_show_what_can_be, records))
 
     async def record_findings(
         self, lease: Lease, findings: Mapping[UUID, Finding], gone: Sequence[UUID]
@@ -282,6 +280,16 @@ class ControlStore:
 
         await self._leading("record_move_state", lease, work)
 
+    async def record_move_error(self, lease: Lease, processor_id: UUID, error: str) -> None:
+        """See FleetStore."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(
+                QUERIES["record_move_error"], processor_id, _storable(error)[:_ERROR_LENGTH_MAX]
+            )
+
+        await self._leading("record_move_error", lease, work)
+
     async def record_events(self, lease: Lease, events: Sequence[Event]) -> None:
         """See FleetStore."""
 
@@ -363,35 +371,38 @@ class ControlStore:
         await self._others.run("update_pod_health", work, timeout_seconds=self._timeout_seconds)
 
 
-async def _show_pods(connection: Connection, records: Sequence[Record]) -> None:
-    await connection.execute(
+async def _show_pods(records: Sequence[Record], connection: Connection) -> set[UUID]:
+    rows = await connection.fetch(
         QUERIES["show_pods"],
         [r.processor_id for r in records],
+        [r.epoch for r in records],
         [r.pod.name for r in records],
         [r.pod.ip for r in records],
         [r.pod.node_name for r in records],
     )
+    return {row["id"] for row in rows}
 
 
-async def _show_what_can_be(connection: Connection, records: Sequence[Record]) -> None:
+async def _show_what_can_be(records: Sequence[Record], connection: Connection) -> set[UUID]:
     """Halve until what is refused stands alone."""
     try:
         async with connection.transaction():
-            await _show_pods(connection, records)
+            return await _show_pods(records, connection)
     except DRIVER_ERRORS as error:
         if not isinstance(translate(error), StoreDataError):
             raise
         if len(records) > 1:
             half = len(records) // 2
-            await _show_what_can_be(connection, records[:half])
-            await _show_what_can_be(connection, records[half:])
-            return
+            return await _show_what_can_be(records[:half], connection) | await _show_what_can_be(
+                records[half:], connection
+            )
         _log.warning(
             "the platform's table refuses to show a pod",
             processor_id=str(records[0].processor_id),
             pod=records[0].pod.name,
             error=str(translate(error)),
         )
+        return set()
 
 
 class _DesiredReader:
@@ -414,6 +425,7 @@ class _DesiredReader:
         links = await connection.fetch(QUERIES["list_links"])
         homes = await connection.fetch(QUERIES["list_homes"])
         moves = await connection.fetch(QUERIES["list_moves"])
+        retries = await connection.fetch(QUERIES["list_move_retries"])
         gaps = await connection.fetch(QUERIES["list_gaps"], _GAPS_SECONDS, self._canary_gap_seconds)
         records = await connection.fetch(QUERIES["list_node_health"])
         brake = await connection.fetchrow(QUERIES["read_brake"])
@@ -430,6 +442,7 @@ class _DesiredReader:
             links={row["processor_id"]: row["edge_node_id"] for row in links},
             homes={row["processor_id"]: row["edge_node_id"] for row in homes},
             moves={row["processor_id"]: _move(row) for row in moves},
+            move_retries={row[0]: MoveRetry(*tuple(row)[1:]) for row in retries},
             gaps=tuple(Gap(row["began_at"], row["ended_at"], row["cause"]) for row in gaps),
             node_records=self._records.take({row[0]: row for row in records}, _node_record),
             brake=_brake(brake),
@@ -510,12 +523,15 @@ class _Grants:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._refused: dict[UUID, GrantRefusal] = {}
+        """Moves that may not begin."""
 
-    async def of(self, actions: Sequence[Action]) -> list[bool]:
+    async def of(self, actions: Sequence[Action]) -> Granted:
         """Whether each is granted, in their order. While everything is paused nothing is that
         touches the cluster."""
         touching = [a for a in actions if isinstance(a, Create | Delete | CancelMove)]
-        if touching and await self._connection.fetchval(QUERIES["check_pause"]):
+        paused = touching and await self._connection.fetchval(QUERIES["check_pause"])
+        if paused:
             touching = []
         creates = await self._creations([a for a in touching if isinstance(a, Create)])
         deletes = await self._deletions([a for a in touching if isinstance(a, Delete)])
@@ -542,7 +558,14 @@ class _Grants:
                 case CancelMove():
                     return action.processor_id in cancels
 
-        return [is_granted(action) for action in actions]
+        def refusal_of_one(action: Action) -> GrantRefusal | None:
+            if is_granted(action):
+                return None
+            if paused and isinstance(action, Create | Delete | CancelMove):
+                return GrantRefusal.PAUSED
+            return self._refused.get(action.processor_id, GrantRefusal.CHANGED)
+
+        return Granted([refusal_of_one(action) for action in actions])
 
     async def _ids(self, query: str, *columns: Sequence[object]) -> set[Any]:
         if not columns[0]:
@@ -583,17 +606,17 @@ class _Grants:
 
     async def _still_moving(self, asked: Sequence[_Begins]) -> Sequence[_Begins]:
         """Those without a move, and those whose move still rests on what it was decided on."""
-        moves = [(a.processor_id, a.move) for a in asked if a.move is not None]
-        held = await self._ids(
-            "check_moves",
-            [key for key, _ in moves],
-            [str(move.kind) for _, move in moves],
-            [move.edge_node_id for _, move in moves],
-            [move.heartbeat_at for _, move in moves],
-            [move.decided_at for _, move in moves],
-            [move.is_drill for _, move in moves],
-        )
-        return [a for a in asked if a.move is None or a.processor_id in held]
+        moves = {a.processor_id: a.move for a in asked if a.move is not None}
+        if not moves:
+            return asked
+        keys = list(moves)
+        held = await self._ids("hold_links", keys)
+        nodes = [move.edge_node_id for move in moves.values()]
+        for row in await self._connection.fetch(QUERIES["move_facts"], keys, nodes):
+            refusal = refusal_of(moves[row["processor_id"]], _move_facts(row, held))
+            if refusal is not None:
+                self._refused[row["processor_id"]] = refusal
+        return [a for a in asked if a.move is None or a.processor_id not in self._refused]
 
     async def _begin_moves(self, granted: Sequence[Create | Delete]) -> None:
         moves = [(a, a.move) for a in granted if a.move is not None]
@@ -647,7 +670,7 @@ class _Grants:
         )
 
     async def _ends(self, asked: Sequence[EndMove]) -> set[UUID]:
-        return await self._ids(
+        ended = await self._ids(
             "end_moves",
             [a.processor_id for a in asked],
             [a.epoch for a in asked],
@@ -658,10 +681,25 @@ class _Grants:
             [a.pod.created_at for a in asked],
             [a.pod.ready_changed_at for a in asked],
         )
+        await self._forget_retries(ended)
+        return ended
 
-    async def _cancels(self, asked: Sequence[CancelMove]) -> set[UUID]:
+    async def _forget_retries(self, keys: set[UUID]) -> None:
+        if keys:
+            await self._connection.execute(QUERIES["forget_move_retries"], list(keys))
+
+    async def _with_free_links(self, every: Sequence[_Linked]) -> Sequence[_Linked]:
+        """Those whose links may be written without waiting for somebody."""
+        if not every:
+            return every
+        held = await self._ids("hold_links", [a.processor_id for a in every])
+        self._refused |= dict.fromkeys(held, GrantRefusal.LINK_HELD)
+        return [a for a in every if a.processor_id not in held]
+
+    async def _cancels(self, every: Sequence[CancelMove]) -> set[UUID]:
         """A failover or a departure that is cancelled leaves nothing behind, nor an order to go; a
         failback leaves its home once more."""
+        asked = await self._with_free_links(every)
         granted = await self._ids(
             "cancel_moves",
             [a.processor_id for a in asked],
@@ -683,6 +721,15 @@ class _Grants:
                     [a.processor_id for a in links],
                     [a.edge_node_id for a in links],
                 )
+        retries = [(a, a.retry) for a in asked if a.retry and a.processor_id in granted]
+        if retries:
+            await self._connection.execute(
+                QUERIES["record_move_retries"],
+                [a.processor_id for a, _ in retries],
+                [retry.failures for _, retry in retries],
+                [retry.retry_at for _, retry in retries],
+                [retry.error for _, retry in retries],
+            )
         stay = [
             a.processor_id
             for a in asked
@@ -713,7 +760,8 @@ class _Grants:
             [a.pod and _storable(_cause(a.pod)) for a in asked],
         )
 
-    async def _forgetting(self, asked: Sequence[Forget]) -> set[UUID]:
+    async def _forgetting(self, every: Sequence[Forget]) -> set[UUID]:
+        asked = await self._with_free_links(every)
         forgotten = await self._ids(
             "grant_forgetting", [a.processor_id for a in asked], [a.epoch for a in asked]
         )
@@ -721,7 +769,24 @@ class _Grants:
             await self._connection.execute(QUERIES["stop_links"], list(forgotten))
             await self._connection.execute(QUERIES["drop_moves"], list(forgotten))
             await self._connection.execute(QUERIES["forget_orders"], list(forgotten))
+            await self._forget_retries(forgotten)
         return forgotten
+
+
+def _move_facts(row: Any, held: set[UUID]) -> MoveFacts:
+    return MoveFacts(
+        now=row["now"],
+        brake_engaged=row["brake_engaged"],
+        link_id=row["link_id"],
+        link_held=row["processor_id"] in held,
+        status=row["status"],
+        cordoned=row["cordoned"],
+        failover_enabled=row["failover_enabled"],
+        heartbeat_at=row["heartbeat_at"],
+        order=None if row["order_kind"] is None else OrderKind(row["order_kind"]),
+        drill_runs=row["drill_runs"],
+        comes_home=row["comes_home"],
+    )
 
 
 def _destination(action: Create | Delete) -> str | None:

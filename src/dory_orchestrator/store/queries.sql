@@ -50,6 +50,16 @@ known AS (
     LEFT JOIN LATERAL (
         SELECT a.edge_node_id FROM edge_node_apps a
         WHERE a.processor_id = b.processor_id AND a.status = 'active'
+            -- While it is on its way home, what it says elsewhere tells nothing of its home.
+            AND NOT EXISTS (
+                SELECT FROM orchestrator.moves m
+                WHERE m.processor_id = b.processor_id AND m.ended_at IS NULL
+                    AND m.kind = 'failback'
+                    AND NOT EXISTS (
+                        SELECT FROM edge_nodes n
+                        WHERE n.id = a.edge_node_id AND n.name = b.node_name
+                    )
+            )
         LIMIT 1
     ) link ON true
     LEFT JOIN orchestrator.ownership o ON o.processor_id = l.id
@@ -297,7 +307,8 @@ ORDER BY processor_id, created_at, id
 
 -- list_homes --
 -- Of those that live elsewhere: the edge node that they have failed over from; or that they left
--- when it was decommissioned, which stops the link.
+-- when it was decommissioned, which stops the link; or that they are on their way home to, and
+-- that was decommissioned meanwhile.
 SELECT DISTINCT ON (h.processor_id) h.processor_id, h.edge_node_id
 FROM (
     SELECT a.processor_id, a.edge_node_id, 0 AS rank, a.updated_at, a.id
@@ -307,6 +318,10 @@ FROM (
     SELECT o.processor_id, o.left_edge_node_id, 1, o.updated_at, o.processor_id
     FROM orchestrator.ownership o
     WHERE o.left_edge_node_id IS NOT NULL
+    UNION ALL
+    SELECT m.processor_id, m.edge_node_id, 2, m.began_at, m.processor_id
+    FROM orchestrator.moves m
+    WHERE m.ended_at IS NULL AND m.kind = 'failback' AND m.edge_node_id IS NOT NULL
 ) h
 WHERE NOT EXISTS (
     SELECT FROM edge_node_apps e
@@ -315,13 +330,31 @@ WHERE NOT EXISTS (
 ORDER BY h.processor_id, h.rank, h.updated_at DESC, h.id
 
 -- list_moves --
-SELECT processor_id, kind, from_node, old_uid, edge_node_id, epoch,
+SELECT processor_id, kind, from_node, old_uid, edge_node_id, epoch, error,
     extract(epoch FROM began_at)::float8 AS began_at,
     extract(epoch FROM last_alive_at)::float8 AS last_alive_at,
     extract(epoch FROM suspect_at)::float8 AS suspect_at,
     extract(epoch FROM state_at)::float8 AS state_at
 FROM orchestrator.moves
 WHERE ended_at IS NULL
+
+-- list_move_retries --
+SELECT processor_id, failures, extract(epoch FROM retry_at)::float8, error
+FROM orchestrator.move_retries
+
+-- record_move_retries --
+-- $1 processor ids, $2 how often in a row a planned move was given up, $3 when the next may begin
+-- (Unix seconds), $4 why the last one was.
+INSERT INTO orchestrator.move_retries (processor_id, failures, retry_at, error)
+SELECT a.processor_id, a.failures, to_timestamp(a.retry_at), a.error
+FROM unnest($1::uuid[], $2::int[], $3::float8[], $4::text[])
+    AS a (processor_id, failures, retry_at, error)
+ON CONFLICT (processor_id) DO UPDATE
+SET failures = excluded.failures, retry_at = excluded.retry_at, error = excluded.error
+
+-- forget_move_retries --
+-- $1 processor ids.
+DELETE FROM orchestrator.move_retries WHERE processor_id = ANY ($1::uuid[])
 
 -- list_gaps --
 -- $1 seconds that an ended gap matters for, $2 the longest time between canary beats that is no
@@ -438,36 +471,51 @@ SELECT true FROM orchestrator.leader
 WHERE holder = $1 AND term = $2 AND expires_at > clock_timestamp()
 FOR KEY SHARE
 
--- check_moves --
--- $1 processor ids, $2 kinds, $3 edge nodes (null: it leaves an application node), $4 last
--- heartbeats and $5 moments that the decisions were made on, $6 whether they are of a drill. What
--- still holds.
-SELECT a.processor_id
-FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::float8[], $5::float8[], $6::boolean[])
-    AS a (processor_id, kind, edge_node_id, heartbeat_at, decided_at, is_drill)
-LEFT JOIN edge_nodes n ON n.id = a.edge_node_id
-LEFT JOIN orchestrator.cordons c ON c.edge_node_id = a.edge_node_id
-LEFT JOIN orchestrator.orders o ON o.processor_id = a.processor_id
-WHERE clock_timestamp() < to_timestamp(a.decided_at) + interval '5 seconds'
-    AND CASE
-        WHEN a.edge_node_id IS NULL THEN true
-        WHEN a.kind = 'failback' THEN n.status::text = 'online' AND c.edge_node_id IS NULL
-            AND o.kind IS DISTINCT FROM 'failover'
-        WHEN a.kind = 'departure' THEN n.status::text = 'decommissioned'
-            OR COALESCE(o.kind = 'failover', false)
-        WHEN a.is_drill THEN EXISTS (
-            SELECT FROM orchestrator.drills d
-            WHERE d.edge_node_id = a.edge_node_id AND d.phase = 'running'
-                AND d.until > clock_timestamp()
-        )
-        ELSE (n.failover_enabled OR COALESCE(o.kind = 'failover', false))
-            AND extract(epoch FROM n.last_heartbeat_at)::float8 IS NOT DISTINCT FROM a.heartbeat_at
-    END
-    AND NOT EXISTS (
+-- hold_links --
+-- $1 processor ids. Holds their links until the end of the transaction, so that what a grant
+-- writes to them waits for nobody; returns those of whose links somebody else holds one.
+WITH free AS MATERIALIZED (
+    SELECT id FROM edge_node_apps
+    WHERE processor_id = ANY ($1::uuid[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT DISTINCT processor_id FROM edge_node_apps
+WHERE processor_id = ANY ($1::uuid[]) AND id NOT IN (SELECT id FROM free)
+
+-- move_facts --
+-- $1 processor ids, $2 the edge node of each move (null: it leaves an application node): what
+-- says whether it may begin. Of several active links the oldest counts, as for everybody.
+SELECT a.processor_id,
+    extract(epoch FROM clock_timestamp())::float8 AS now,
+    EXISTS (
         SELECT FROM orchestrator.brake
         WHERE engaged_at IS NOT NULL
             AND COALESCE(override_until, 0) <= extract(epoch FROM clock_timestamp())
-    )
+    ) AS brake_engaged,
+    link.edge_node_id AS link_id,
+    n.status::text AS status,
+    c.edge_node_id IS NOT NULL AS cordoned,
+    COALESCE(n.failover_enabled, true) AS failover_enabled,
+    extract(epoch FROM n.last_heartbeat_at)::float8 AS heartbeat_at,
+    o.kind AS order_kind,
+    EXISTS (
+        SELECT FROM orchestrator.drills d
+        WHERE d.edge_node_id = a.edge_node_id AND d.phase = 'running'
+            AND d.until > clock_timestamp()
+    ) AS drill_runs,
+    EXISTS (
+        SELECT FROM orchestrator.moves m
+        WHERE m.processor_id = a.processor_id AND m.ended_at IS NULL
+            AND m.kind = 'failback' AND m.edge_node_id = a.edge_node_id
+    ) AS comes_home
+FROM unnest($1::uuid[], $2::uuid[]) AS a (processor_id, edge_node_id)
+LEFT JOIN LATERAL (
+    SELECT e.edge_node_id FROM edge_node_apps e
+    WHERE e.processor_id = a.processor_id AND e.status = 'active' AND e.edge_node_id IS NOT NULL
+    ORDER BY e.created_at, e.id LIMIT 1
+) link ON true
+LEFT JOIN edge_nodes n ON n.id = a.edge_node_id
+LEFT JOIN orchestrator.cordons c ON c.edge_node_id = a.edge_node_id
+LEFT JOIN orchestrator.orders o ON o.processor_id = a.processor_id
 
 -- supersede_moves --
 UPDATE orchestrator.moves SET ended_at = now(), outcome = 'superseded'
@@ -542,6 +590,11 @@ UPDATE orchestrator.moves m SET state_at = to_timestamp(a.state_at)
 FROM unnest($1::uuid[], $2::bigint[], $3::float8[]) AS a (processor_id, epoch, state_at)
 WHERE m.processor_id = a.processor_id AND m.ended_at IS NULL
 
+-- record_move_error --
+-- $1 processor, $2 why its state could not be captured.
+UPDATE orchestrator.moves SET error = $2
+WHERE processor_id = $1 AND ended_at IS NULL AND error IS DISTINCT FROM $2
+
 -- end_moves --
 -- $1 processor ids, $2 epochs, $3 pod uids, $4 nodes, $5 RTO, $6 RPO in seconds, $7 when the pod
 -- was created and $8 ready (Unix seconds).
@@ -613,13 +666,19 @@ SET name = excluded.name, state = excluded.state, reason = excluded.reason,
 DELETE FROM orchestrator.node_health WHERE key = ANY ($1::text[])
 
 -- show_edge_node_states --
--- $1 edge nodes, $2 whether each is dead: for the platform's own pages.
+-- $1 edge nodes, $2 whether each is dead: for the platform's own pages. A row that somebody else
+-- holds is not waited for: it is written with the next verdict that is.
+WITH due AS MATERIALIZED (
+    SELECT n.id, n.ctid AS place, a.dead
+    FROM edge_nodes n
+    JOIN unnest($1::uuid[], $2::boolean[]) AS a (edge_node_id, dead) ON n.id = a.edge_node_id
+    WHERE n.status::text = CASE WHEN a.dead THEN 'online' ELSE 'offline' END
+    ORDER BY n.id FOR NO KEY UPDATE OF n SKIP LOCKED
+)
 UPDATE edge_nodes n
-SET status = CASE WHEN a.dead THEN 'offline' WHEN false THEN n.status ELSE 'online' END,
+SET status = CASE WHEN due.dead THEN 'offline' WHEN false THEN n.status ELSE 'online' END,
     updated_at = now()
-FROM unnest($1::uuid[], $2::boolean[]) AS a (edge_node_id, dead)
-WHERE n.id = a.edge_node_id
-    AND n.status::text = CASE WHEN a.dead THEN 'online' ELSE 'offline' END
+FROM due WHERE n.ctid = due.place
 
 -- record_brake --
 -- An override that is over is forgotten: the brake then holds as if there had been none.
@@ -756,14 +815,29 @@ WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
 RETURNING o.processor_id
 
 -- show_pods --
--- $1 processor ids, $2 pod names, $3 pod ips, $4 node names: for the platform's own pages.
-UPDATE processors p
-SET pod_name = a.pod_name, pod_ip = a.pod_ip, node_name = a.node_name
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
-    AS a (processor_id, pod_name, pod_ip, node_name)
-WHERE p.id = a.processor_id
-    AND (p.pod_name::text, p.pod_ip::text, p.node_name::text)
+-- $1 processor ids, $2 epochs, $3 pod names, $4 pod ips, $5 node names: for the platform's own
+-- pages. A row that somebody else holds is not waited for: its id is returned.
+WITH due AS MATERIALIZED (
+    SELECT p.id, a.pod_name, a.pod_ip, a.node_name
+    FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+        AS a (processor_id, epoch, pod_name, pod_ip, node_name)
+    JOIN processors p ON p.id = a.processor_id
+    JOIN orchestrator.ownership o ON o.processor_id = a.processor_id AND o.epoch = a.epoch
+    WHERE (p.pod_name::text, p.pod_ip::text, p.node_name::text)
         IS DISTINCT FROM (a.pod_name, a.pod_ip, a.node_name)
+),
+free AS MATERIALIZED (
+    SELECT id, ctid AS place FROM processors
+    WHERE id IN (SELECT id FROM due) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+),
+written AS (
+    UPDATE processors p
+    SET pod_name = due.pod_name, pod_ip = due.pod_ip, node_name = due.node_name
+    FROM free JOIN due ON due.id = free.id
+    WHERE p.ctid = free.place
+    RETURNING p.id
+)
+SELECT DISTINCT id FROM due WHERE id NOT IN (SELECT id FROM written)
 
 -- record_states --
 -- `since` moves only with the state or its reason.

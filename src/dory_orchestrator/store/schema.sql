@@ -387,6 +387,8 @@ CREATE TABLE orchestrator.moves (
     -- Of the pod that arrived, by the cluster's clock.
     created_at timestamptz,
     ready_at timestamptz,
+    -- Why its state could not be captured.
+    error text,
     CONSTRAINT moves_pkey PRIMARY KEY (id),
     CONSTRAINT moves_kind_check CHECK (kind IN ('failover', 'failback', 'departure')),
     CONSTRAINT moves_outcome_check
@@ -401,6 +403,15 @@ CREATE INDEX moves_processor_id_idx ON orchestrator.moves (processor_id, id);
 CREATE INDEX moves_edge_node_id_idx ON orchestrator.moves (edge_node_id, began_at);
 
 CREATE INDEX moves_ended_at_idx ON orchestrator.moves (ended_at);
+
+-- Planned moves that were given up, in a row, and when the next may begin.
+CREATE TABLE orchestrator.move_retries (
+    processor_id uuid NOT NULL,
+    failures integer NOT NULL,
+    retry_at timestamptz NOT NULL,
+    error text NOT NULL,
+    CONSTRAINT move_retries_pkey PRIMARY KEY (processor_id)
+);
 
 -- How nodes were judged, and since when: outlives leaders. Moments are Unix seconds.
 CREATE TABLE orchestrator.node_health (
@@ -533,7 +544,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0014');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0015');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

@@ -683,7 +683,11 @@ SELECT
         (SELECT p.name::text FROM processors p WHERE p.id = m.processor_id LIMIT 1),
         (SELECT l.name FROM orchestrator.last_known l WHERE l.processor_id = m.processor_id)
     ) AS processor_name,
-    m.kind, m.detail, m.from_node, m.to_node, m.edge_node_id, m.old_uid, m.epoch, m.began_at,
+    m.kind,
+    -- Of one that did not get further, what stood in its way.
+    CASE WHEN m.error IS NULL OR m.outcome = 'done' THEN m.detail
+        ELSE m.detail || ': ' || m.error END AS detail,
+    m.from_node, m.to_node, m.edge_node_id, m.old_uid, m.epoch, m.began_at,
     m.last_alive_at, m.suspect_at, m.state_at, m.created_at, m.ready_at, m.ended_at, m.outcome,
     m.rto_seconds, m.rpo_seconds
 FROM orchestrator.moves m
