@@ -135,6 +135,28 @@ async def test_a_firewall_that_forgets_open_connections_costs_a_moment(database_
         await fleet.becomes_well(database_url)
 
 
+async def test_a_listener_asks_by_itself_whether_it_could_still_hear(database_url):
+    """Nothing else of its process uses the database: nobody else would find out."""
+    async with proxied(database_url) as proxy:
+        store = PostgresStore(proxy.url, metrics=Metrics(), pool_size=3, timeout_seconds=2.0)
+        async with store.changes() as changes:
+            proxy.forget()
+            with pytest.raises(StoreUnavailable, match="was lost"):
+                async with asyncio.timeout(LIMIT_SECONDS):
+                    await anext(changes)
+        await store.close()
+
+
+async def test_who_may_wait_for_long_is_given_a_connection_that_answers(database_url):
+    """Not an error after the whole of its time, for each connection that lies in the pool."""
+    async with proxied(database_url) as proxy:
+        store = PostgresStore(proxy.url, metrics=Metrics(), pool_size=3, timeout_seconds=2.0)
+        await asyncio.gather(*(store.read_desired() for _ in range(3)))
+        proxy.forget()
+        await store.read_desired()
+        await store.close()
+
+
 async def test_connections_that_are_cut_cost_a_moment(database_url):
     async with proxied(database_url) as proxy, fleet_on(proxy.url, database_url) as fleet:
         proxy.cut()
