@@ -24,6 +24,9 @@ class Counting(FakeProgram):
 
     base: int = 0
     since: float = 0.0
+    begun_from: int = 0
+    set_back: list[tuple[int, int]] = field(default_factory=list)
+    """What it had, and what it was given, where that was no more than it had begun with."""
 
     @property
     def count(self) -> int:
@@ -34,7 +37,10 @@ class Counting(FakeProgram):
         return super().get()
 
     def put(self, body: bytes) -> None:
+        had = self.count
         super().put(body)
+        if self.state["count"] <= min(self.begun_from, had - 1):
+            self.set_back.append((had, self.state["count"]))
         self.base, self.since = self.state["count"], self.clock()
 
 
@@ -80,8 +86,9 @@ class Ground:
         if found is not None:
             state = json.loads(read_document(found, CaptureLimits()).payload)
         now = time.time()
+        count = state.get("count", 0)
         program = Counting(
-            pod.name, state, now, clock=time.time, base=state.get("count", 0), since=now
+            pod.name, state, now, clock=time.time, base=count, since=now, begun_from=count
         )
         assert not self.alive(pod.processor_id), f"{pod.name} starts beside another"
         self.lives.append(Life(pod, program))
