@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -209,6 +210,52 @@ async def test_a_state_that_no_config_map_holds_moves_all_the_same(
         row = await eventually(lambda: in_the_cloud(fleet, "one"), NOTICED_SECONDS)
         assert (await lost_since(fleet, "one", killed_at)).seconds <= LOSS_SECONDS_MAX
         assert fleet.saved(row) == {}
+
+
+async def test_while_the_api_server_is_away_pods_are_asked_as_before(
+    database_url, tmp_path, data_dir
+):
+    """They run on, and so does the database: what a crash costs must not grow with the outage."""
+    file = counters(tmp_path, 2)
+    async with on_kubernetes(data_dir, database_url, file, *SHORT) as fleet:
+        await eventually(fleet.ready, 40)
+        await eventually(lambda: counted(fleet, "one", least=20), 20)
+        await eventually(lambda: checkpointed(fleet, "one"), 10)
+        before = await epochs(fleet)
+        port = int(fleet.kube.server.url.rsplit(":", 1)[1])
+        await fleet.kube.server.stop()
+
+        async def is_told() -> bool:
+            return not await fleet.service.is_ready()
+
+        await eventually(is_told, 30)
+        [[blind_at]] = await fleet.fetch("SELECT now()")
+
+        async def is_kept(seconds: float) -> bool:
+            rows = await fleet.fetch(
+                "SELECT p.name FROM orchestrator.checkpoints c"
+                " JOIN processors p ON p.id = c.processor_id GROUP BY p.name"
+                " HAVING max(c.confirmed_at) > $1",
+                blind_at + timedelta(seconds=seconds),
+            )
+            return {row[0] for row in rows} == {"one", "two"}
+
+        # Three times, each later than three intervals after the one before.
+        for number in (1, 2, 3):
+            await eventually(lambda: is_kept(number * 3 * INTERVAL_SECONDS), 30)  # noqa: B023
+        _, health = await fleet.service.get("/healthz")
+        assert health["components"]["kubernetes"]["status"] == "unhealthy"
+        assert "2 of 2 pods answered" in health["components"]["health-poller"]["message"]
+        await fleet.kube.server.start(port)
+        await eventually(fleet.service.is_ready, 30)
+        assert await epochs(fleet) == before, "nothing was decided"
+
+
+async def epochs(fleet: KubernetesFleet) -> list[tuple[Any, ...]]:
+    rows = await fleet.fetch(
+        "SELECT processor_id, epoch, pod_uid FROM orchestrator.ownership ORDER BY processor_id"
+    )
+    return [tuple(row) for row in rows]
 
 
 def said_of(fleet: KubernetesFleet, name: str) -> set[str]:

@@ -67,6 +67,10 @@ class Rig:
         current = self.observer.current
         return None if current is None else {pod.name for pod in current.pods.values()}
 
+    def last_seen(self) -> set[str] | None:
+        last = self.observer.last_seen
+        return None if last is None else {pod.name for pod in last.pods.values()}
+
     @property
     def message(self) -> str:
         health = self.observer.health()
@@ -110,6 +114,23 @@ async def test_a_broken_stream_is_no_picture_and_the_next_one_is_whole():
         await asyncio.sleep(10)
         assert rig.nodes == {"a", "b"}
         assert len(rig.changes) == 2
+
+
+async def test_what_was_seen_last_is_kept_for_who_asks_pods():
+    rig = Rig()
+    there = pod("a", ready=True)
+    rig.cluster.pods[there.uid] = there
+    assert rig.last_seen() is None
+    async with rig:
+        assert rig.last_seen() == {"a"}
+        rig.cluster.error = ClusterUnavailable("down")
+        rig.cluster.pods.clear()
+        await asyncio.sleep(3600)
+        assert rig.pods() is None
+        assert rig.last_seen() == {"a"}
+        rig.cluster.error = None
+        await asyncio.sleep(10)
+        assert rig.pods() == rig.last_seen() == set()
 
 
 async def test_it_comes_back_with_back_off():

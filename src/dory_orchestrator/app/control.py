@@ -155,8 +155,9 @@ class Control:
         )
 
     def _owned_pods(self) -> Iterable[tuple[Pod, int, float, tuple[str, ...], str]]:
-        """The pods whose state is kept."""
-        desired, observed = self.reconciler.desired, self.observer.current
+        """The pods whose state is kept, also while the cluster cannot be seen: they run on, and
+        what they lose by a crash must not be as much as the cluster is away."""
+        desired, observed = self.reconciler.desired, self.observer.last_seen
         if desired is None or observed is None:
             return ()
         found = owned_pods(desired, observed, self.settings.checkpoint_interval, self._owned)
@@ -168,7 +169,7 @@ class Control:
 
     def _running_pods(self) -> Iterable[Pod]:
         """The pods to poll. Two processes that poll would only write the same twice."""
-        observed = self.observer.current
+        observed = self.observer.last_seen
         if observed is None or self.leadership.lease is None:
             return ()
         fleet_id = self.watcher.fleet_id

@@ -30,7 +30,8 @@ class Observer:
     def __init__(self, cluster: Cluster, on_change: Callable[[], None]) -> None:
         self._cluster = cluster
         self._on_change = on_change
-        self._current: Observation | None = None
+        self._last: Observation | None = None
+        self._is_blind = True
         self._heard_at: float | None = None
         self._version = ""
         self._answered_at: float | None = None
@@ -47,16 +48,22 @@ class Observer:
         With what we did ourselves a moment ago, also before the stream tells of it: else the
         same would be decided once more.
         """
-        if self._current is None or not (self._created or self._deleted):
-            return self._current
-        pods, now = dict(self._current.pods), _now()
+        return None if self._is_blind else self.last_seen
+
+    @property
+    def last_seen(self) -> Observation | None:
+        """The newest picture, also while there is none of now: the pods in it may still be asked
+        for their health and state, as each says itself which it is. Nothing is decided on it."""
+        if self._last is None or not (self._created or self._deleted):
+            return self._last
+        pods, now = dict(self._last.pods), _now()
         for uid, (until, pod) in self._created.items():
             if until > now:
                 pods.setdefault(uid, pod)
         for uid, until in self._deleted.items():
             if uid in pods and until > now:
                 pods[uid] = replace(pods[uid], terminating=True, ready=False)
-        return replace(self._current, pods=pods)
+        return replace(self._last, pods=pods)
 
     def created(self, pod: Pod) -> None:
         """A pod was created: it is there until a picture tells."""
@@ -80,8 +87,9 @@ class Observer:
             for uid, until in self._deleted.items()
             if uid in seen and not seen[uid].terminating and until > now
         }
-        is_new = picture != self._current
-        self._current, self._blind_since, self._blind_because = picture, None, ""
+        is_new = self._is_blind or picture != self._last
+        self._last, self._is_blind = picture, False
+        self._blind_since, self._blind_because = None, ""
         self._heard_at = now - picture.age_seconds
         if is_new:
             self._on_change()
@@ -115,7 +123,7 @@ class Observer:
                 self._blind_since = _now()
             self._blind_because = error
             # What was seen last is no picture of now: a pod that is not in it may well run.
-            self._current = None
+            self._is_blind = True
             failures = _BACKOFF.count(failures, _now() - began_at)
             await asyncio.sleep(_BACKOFF.delay_seconds(failures))
 
@@ -153,7 +161,7 @@ class Observer:
     def _hidden(self) -> str:
         """Which namespaces are left out. That is told, and no more: one row that names a wrong one
         must make nobody unready, nor wake anybody; its processor says that it waits for it."""
-        hidden = {} if self._current is None else self._current.hidden
+        hidden = {} if self._last is None or self._is_blind else self._last.hidden
         if not hidden:
             return ""
         name, reason = min(hidden.items())
