@@ -102,6 +102,10 @@ class MemoryCluster:
             if self.finish_deletions:
                 asyncio.get_running_loop().call_soon(self._finish, found.uid)
 
+    async def find_pod(self, namespace: str, name: str) -> Pod | None:
+        await self._answer()
+        return self._named(namespace, name)
+
     async def read_state(self, namespace: str, processor_id: UUID) -> StoredState | None:
         await self._answer()
         document = self.states.get(processor_id)

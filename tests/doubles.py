@@ -654,20 +654,16 @@ class MemoryStore:
         return True
 
     def _failed(self, own: Ownership, failure: Failure) -> Ownership:
-        noted = replace(
+        return replace(
             own,
             failures=failure.failures,
-            failed_pod_uid=None,
+            failed_pod_uid=failure.failed_uid,
             ready=False,
             retry_at=self.clock() + failure.retry_seconds,
-            exit_code=None,
-            restart_reason=None,
+            exit_code=failure.pod.exit_code if failure.pod is not None else None,
+            restart_reason=failure.cause,
+            changed_at=self.clock(),
         )
-        pod = failure.pod
-        if pod is None:
-            return noted
-        cause = pod.exit_reason or pod.waiting_reason or str(pod.phase)
-        return replace(noted, failed_pod_uid=pod.uid, exit_code=pod.exit_code, restart_reason=cause)
 
     def _tell(self, lease: Lease, events: Sequence[Event]) -> None:
         self.told += [Told(event, lease.term, self.clock()) for event in events]
@@ -689,6 +685,7 @@ class MemoryStore:
                 ready=pod.ready,
                 exit_code=own.exit_code if is_same else None,
                 restart_reason=own.restart_reason if is_same else None,
+                changed_at=self.clock(),
             )
 
     async def show_pods(self, lease: Lease, records: Sequence[Record]) -> set[UUID]:

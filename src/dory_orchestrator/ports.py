@@ -783,6 +783,12 @@ class Cluster(Protocol):
         """
         ...
 
+    async def find_pod(self, namespace: str, name: str) -> Pod | None:
+        """The pod that has this name now, whatever its labels say; None when there is none. Unlike
+        a picture this is never late. Raises ClusterUnavailable, ClusterRefused.
+        """
+        ...
+
     async def read_state(self, namespace: str, processor_id: UUID) -> StoredState | None:
         """The document that the processor's client library stored last; None if there is none.
 

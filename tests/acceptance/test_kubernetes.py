@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,7 @@ from tests.acceptance.real import (
 )
 from tests.acceptance.test_failover import (
     COUNTED_MIN,
+    INTERVAL_SECONDS,
     LOSS_SECONDS_MAX,
     NOTICED_SECONDS,
     SHORT,
@@ -139,6 +141,88 @@ async def test_while_the_api_server_is_away_heartbeats_are_answered_and_nothing_
         assert uids < {pod["metadata"]["uid"] for pod in world.server.all("pods")}
 
 
+async def test_pods_that_somebody_takes_away_are_made_with_back_off(database_url, tmp_path, world):
+    made: list[float] = []
+
+    def note(plural: str, _body: dict[str, Any]) -> None:
+        if plural == "pods":
+            made.append(time.monotonic())
+
+    async def take_each_away() -> None:
+        while True:
+            for pod in world.server.all("pods"):
+                world.server.remove(("pods", "default", pod["metadata"]["name"]))
+            await asyncio.sleep(0.1)
+
+    world.server.admit = note
+    async with (
+        connected(database_url) as connection,
+        orchestrator(database_url, tmp_path) as service,
+    ):
+        taking = asyncio.create_task(take_each_away())
+        [key] = await desire(connection, 1)
+        await eventually(lambda: len(made) == 4, 60)
+        # 0, 1, 3 and 7 s, or later on a busy machine. The wait counts from when the answer was
+        # recorded or the pod was seen to change, so between two it may be shorter by that.
+        waits = [after - before for before, after in pairwise(made)]
+        assert all(wait > least for wait, least in zip(waits, (0.8, 1.8, 3.8), strict=True)), waits
+        taking.cancel()
+        await eventually(lambda: len(ready(world)) == 1, 30)
+        _, answer = await service.get(f"/api/v1/fleet/events?processor={key}")
+        assert "vanished" in {event["reason"] for event in answer["events"]}
+
+
+@pytest.mark.parametrize("taken", ["labels", "annotations"])
+async def test_a_pod_that_a_webhook_strips_has_no_second_one_beside_it(
+    database_url, tmp_path, world, taken
+):
+    def strip(plural: str, body: dict[str, Any]) -> None:
+        if plural == "pods":
+            body["metadata"].pop(taken)
+
+    async def is_held() -> bool:
+        _, answer = await service.get("/api/v1/fleet/processors")
+        return {row["reason"] for row in answer["processors"]} == {"unrecognised"}
+
+    def looked_for() -> int:
+        return sum("fieldSelector=metadata.name" in path for _, path in world.server.requests)
+
+    world.server.admit = strip
+    async with (
+        connected(database_url) as connection,
+        orchestrator(database_url, tmp_path) as service,
+    ):
+        await desire(connection, 1)
+        await eventually(is_held, 30)
+        # It is asked for again and again: longer than what we did ourselves counts as seen.
+        await eventually(lambda: looked_for() >= 3, 60)
+        assert await is_held()
+        [pod] = world.server.all("pods")
+        world.server.admit = lambda _plural, _body: None
+        world.server.remove(("pods", "default", pod["metadata"]["name"]))
+        await eventually(lambda: len(ready(world)) == 1, 30)
+        assert len(world.server.all("pods")) == 1
+
+
+async def test_an_edge_node_that_is_deleted_with_its_pods_is_left_at_once(
+    database_url, tmp_path, data_dir
+):
+    """Within a minute Kubernetes removes the pods of a node that is not there any more; a real
+    one's program ends with it. The settings are those of production, with which it would wait a
+    minute and a half."""
+    file = recorders(data_dir, tmp_path, 2)
+    quick = ("--checkpoint-interval", "1s", "--health-poll-interval", "500ms")
+    async with on_kubernetes(data_dir, database_url, file, *quick) as fleet:
+        await eventually(fleet.ready, 60)
+        await eventually(lambda: checkpointed(fleet, "one"), 30)
+        [home] = [row["node_name"] for name, row in (await fleet.rows()).items() if name == "one"]
+        killed_at = time.monotonic()
+        fleet.kube.remove_node(home)
+        # It has beaten until now: by its silence alone it would be dead after 90 s.
+        await eventually(lambda: in_the_cloud(fleet, "one"), 60)
+        assert (await lost_since(fleet, "one", killed_at)).seconds <= LOSS_SECONDS_MAX
+
+
 async def test_another_namespace_is_looked_at_when_a_row_names_it(database_url, tmp_path, world):
     name = f"n{uuid4().hex[:8]}"
     world.server.namespaces.add(name)
@@ -216,10 +300,10 @@ async def test_while_the_api_server_is_away_pods_are_asked_as_before(
     database_url, tmp_path, data_dir
 ):
     """They run on, and so does the database: what a crash costs must not grow with the outage."""
-    file = counters(tmp_path, 2)
+    file = recorders(data_dir, tmp_path, 2)
     async with on_kubernetes(data_dir, database_url, file, *SHORT) as fleet:
         await eventually(fleet.ready, 40)
-        await eventually(lambda: counted(fleet, "one", least=20), 20)
+        await eventually(lambda: counted(fleet, "one", least=COUNTED_MIN), 20)
         await eventually(lambda: checkpointed(fleet, "one"), 10)
         before = await epochs(fleet)
         port = int(fleet.kube.server.url.rsplit(":", 1)[1])

@@ -133,6 +133,22 @@ async def test_a_pod_that_is_not_ours_is_not_seen(world):
         assert len(seen.now.pods) == 1
 
 
+async def test_a_pod_is_found_by_its_name_whatever_it_says(world):
+    """Somebody may have changed its labels: no picture shows it then."""
+    await world.declare(a_node("a"))
+    spec, stranger = a_spec(), a_spec(labels={"app": "somebody-elses"})
+    pod = await world.cluster.create_pod(spec)
+    other = await world.cluster.create_pod(stranger)
+    found = await world.cluster.find_pod("default", spec.name)
+    assert (found.uid, found.processor_id, found.epoch) == (pod.uid, pod.processor_id, pod.epoch)
+    found = await world.cluster.find_pod("default", stranger.name)
+    assert (found.uid, found.labels.get("managed-by")) == (other.uid, None)
+    assert await world.cluster.find_pod("default", "nobody") is None
+    assert await world.cluster.find_pod("other", spec.name) is None
+    await world.cluster.delete_pod(pod, force=True)
+    assert await world.cluster.find_pod("default", spec.name) is None
+
+
 async def test_a_name_is_taken_until_its_pod_is_gone(world):
     await world.declare(a_node("a"))
     spec = a_spec()

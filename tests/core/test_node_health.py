@@ -256,6 +256,50 @@ def test_not_ready_but_beating_lives_until_it_stops():
     assert watch.see(last, T + 590 + STALE + GRACE).is_dead
 
 
+REMOVED: dict[str, Any] = {"node": None, "pods_removed": True}
+
+
+def test_a_node_that_is_gone_with_its_pods_is_dead_at_once():
+    """Also when it has beaten until now."""
+    watch = Watch()
+    there = facts(node=None, last_heartbeat_at=T + 9)
+    assert watch.see(there, T + 10).reason is NodeReason.BEATING_THOUGH_NOT_READY
+    verdict = watch.see(replace(there, pods_removed=True), T + 11)
+    assert verdict.is_dead
+    assert verdict.reason is NodeReason.DEAD_MISSING
+    assert verdict.record.falls == (T + 11,)
+    assert verdict.last_alive_at == T + 9
+    assert watch.see(replace(there, pods_removed=True), T + 50).is_dead
+    # Back in the cluster it is not ready until it beats, or until somebody calls it so.
+    assert watch.see(facts(last_heartbeat_at=T + 60), T + 61).is_well
+
+
+def test_one_that_beats_on_without_its_pods_lives_again_and_does_not_die_of_that_twice():
+    watch = Watch()
+    verdict = watch.see(facts(**REMOVED), T + 10)
+    assert verdict.is_dead
+    for second in range(12, 600, 10):
+        verdict = watch.see(facts(last_heartbeat_at=T + second, **REMOVED), T + second + 9)
+        assert verdict.reason is NodeReason.BEATING_THOUGH_NOT_READY
+    assert verdict.record.falls == (T + 10,)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param(facts(pods_removed=True), id="in-the-cluster"),
+        pytest.param(facts(node=None), id="with-its-pods"),
+        pytest.param(facts(record=None, **REMOVED), id="never-there"),
+    ],
+)
+def test_one_that_may_come_back_is_not_dead_for_that(known):
+    assert not judged(known, T + 10).is_dead
+
+
+def test_while_we_do_not_hear_nobody_dies_of_being_gone():
+    assert judged(facts(**REMOVED), T + 10, [gap(5, 15)]).reason is NodeReason.UNHEARD
+
+
 def test_silence_counts_from_when_the_pod_was_ready_if_that_is_later():
     known = facts(beating_since=T + 40)
     assert judged(known, T + 40 + STALE - 0.1).is_well

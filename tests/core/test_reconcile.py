@@ -32,6 +32,7 @@ from dory_orchestrator.core.model import (
     Resources,
 )
 from dory_orchestrator.core.namespaces import namespaces
+from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState
 from dory_orchestrator.core.plan import (
     STATES,
     Adopt,
@@ -133,6 +134,154 @@ def test_what_is_done_and_why(pods, own, actions, reason):
     assert [type(action) for action in said.actions] == actions
     assert said.findings[KEY].reason is reason
     assert all(action.reason and action.detail for action in said.actions)
+
+
+# Pods that are in no picture ---------------------------------------------------------------
+
+YOUNG = replace(OWNS, changed_at=START - 0.25)
+VANISHED_ONCE = replace(YOUNG, failures=1, failed_pod_uid=RUNS.uid, restart_reason="vanished")
+LASTED = replace(OWNS, changed_at=START - 60)
+GONE = {RUNS.uid: None}
+
+
+@pytest.mark.parametrize(
+    ("own", "actions", "reason"),
+    [
+        pytest.param(YOUNG, [Failure], Reason.VANISHED, id="vanished"),
+        pytest.param(LASTED, [Create], Reason.NOT_RUNNING, id="was-well"),
+        pytest.param(
+            replace(LASTED, changed_at=START - 59), [Failure], Reason.VANISHED, id="not-for-long"
+        ),
+        pytest.param(replace(LASTED, ready=False), [Failure], Reason.VANISHED, id="never-ready"),
+        pytest.param(replace(LASTED, failures=3), [Failure], Reason.VANISHED, id="starts-anew"),
+        pytest.param(
+            replace(YOUNG, restart_reason="changed"), [Create], Reason.NOT_RUNNING, id="ended-by-us"
+        ),
+        pytest.param(
+            replace(YOUNG, node_name="gone"), [Create], Reason.NOT_RUNNING, id="with-its-node"
+        ),
+        pytest.param(
+            replace(VANISHED_ONCE, retry_at=START + 1), [], Reason.BACK_OFF, id="counted-and-waits"
+        ),
+        pytest.param(
+            replace(VANISHED_ONCE, retry_at=START), [Create], Reason.NOT_RUNNING, id="due"
+        ),
+    ],
+)
+def test_a_pod_that_nobody_ended_and_that_is_gone_has_failed(own, actions, reason):
+    for looked_up in (None, GONE):
+        said = plan((), own, looked_up=looked_up)
+        assert [type(action) for action in said.actions] == actions
+        assert said.findings[KEY].reason is reason
+
+
+@pytest.mark.parametrize(
+    ("own", "failures", "retry_seconds"),
+    [
+        (YOUNG, 1, 0.75),
+        (replace(YOUNG, failures=3), 4, 7.75),
+        (replace(YOUNG, changed_at=START - 1.5), 1, 0.0),
+        (replace(LASTED, failures=3), 0, 0.0),
+        (replace(LASTED, ready=False, failures=8), 9, 196.0),
+        (replace(OWNS, ready=False, changed_at=START - 600, failures=8), 1, 0.0),
+    ],
+)
+def test_the_wait_counts_from_when_the_pod_was_made(own, failures, retry_seconds):
+    [failure] = plan((), own).failures
+    assert (failure.failures, failure.retry_seconds) == (failures, retry_seconds)
+    assert (failure.failed_uid, failure.cause) == (RUNS.uid, "vanished")
+
+
+ALTERED = "was altered: "
+
+
+@pytest.mark.parametrize(
+    ("there", "reason", "said"),
+    [
+        (None, Reason.POD_MISSING, "is being asked"),
+        (RUNS, Reason.POD_MISSING, "the picture of the cluster is late"),
+        (replace(RUNS, labels={}), Reason.UNRECOGNISED, ALTERED + "label managed-by"),
+        (replace(RUNS, processor_id=None), Reason.UNRECOGNISED, ALTERED + "label processor-id"),
+        (
+            replace(RUNS, fleet_id=None, processor_id=an_id(9)),
+            Reason.UNRECOGNISED,
+            ALTERED + "label processor-id, annotation dory.io/fleet",
+        ),
+    ],
+)
+def test_no_second_pod_is_made_as_long_as_the_first_may_be_there(there, reason, said):
+    looked_up = {} if there is None else {RUNS.uid: there}
+    for own in (OWNS, YOUNG, replace(YOUNG, restart_reason="changed")):
+        found = plan((), own, looked_up=looked_up)
+        assert not found.actions
+        assert [one.pod_uid for one in found.missing] == [RUNS.uid]
+        assert found.findings[KEY].reason is reason
+        assert said in found.findings[KEY].detail
+        assert (found.wake_at is None) == (there is None)
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        replace(RUNS, fleet_id=None),
+        replace(RUNS, processor_id=None),
+        replace(RUNS, processor_id=an_id(9)),
+        replace(RUNS, processor_id=an_id(2)),
+    ],
+)
+def test_an_owner_that_says_something_else_counts_for_whom_it_owns(altered):
+    """Also where it says to be of a processor that has another pod: it is not ended for that."""
+    other = a_processor(2)
+    others = a_pod(other)
+    configs = [ONE, other]
+    ownership = {KEY: YOUNG, other.processor_id: owned_by(others)}
+    said = compute(a_snapshot(configs, [altered, others], ownership=ownership), LIMITS)
+    assert not said.actions
+    assert not said.strangers
+    assert said.findings[KEY].reason is Reason.UNRECOGNISED
+    assert said.findings[KEY].pod == altered
+    assert said.findings[other.processor_id].reason is Reason.RUNNING
+    gone = compute(a_snapshot([other], [altered, others], ownership=ownership), LIMITS)
+    assert not gone.forgets
+
+
+def test_a_pod_that_went_with_its_edge_node_is_made_in_the_cloud_at_once():
+    """Where it was, it would wait for a node that does not exist."""
+    config = a_processor(0, node_type="edge")
+    pod = a_pod(config, node_name="edge-1")
+    row = an_edge_row("edge-1", last_heartbeat_at=START - 2)
+    record = NodeRecord(NodeState.ONLINE, NodeReason.WELL, START - 500, None, START - 500, START)
+
+    def said(pods, looked_up):
+        snapshot = a_snapshot(
+            *([config], pods),
+            ownership={config.processor_id: owned_by(pod, changed_at=START - 1)},
+            edge_nodes=[row],
+            links={config.processor_id: row.id},
+            looked_up=looked_up,
+        )
+        records = {f"edge {row.id}": record}
+        return compute(
+            replace(snapshot, desired=replace(snapshot.desired, node_records=records)), LIMITS
+        )
+
+    for pods, looked_up in (([pod], {}), ([], {}), ([], {pod.uid: pod})):
+        plan = said(pods, looked_up)
+        assert not plan.actions
+        assert not plan.nodes[f"edge {row.id}"].is_dead
+    moved = said([], {pod.uid: None})
+    assert moved.nodes[f"edge {row.id}"].is_dead
+    [create] = moved.creates
+    assert create.choice.node_name == "cloud-1"
+    assert create.move is not None
+    assert create.move.kind is MoveKind.FAILOVER
+
+
+def test_a_pod_of_another_fleet_is_foreign_whoever_owns_it():
+    """The database is a copy of another fleet's, say."""
+    said = plan([replace(RUNS, fleet_id="theirs")], YOUNG, looked_up={})
+    assert not said.actions
+    assert said.findings[KEY].reason is Reason.FOREIGN_FLEET
 
 
 def test_a_placement_raises_the_epoch_by_one():

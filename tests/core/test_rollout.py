@@ -167,7 +167,9 @@ def test_while_those_that_failed_are_made_anew_it_does_not_go_on():
     configs, pods = fleet(100, [NEW_CRASHES, NEW_CRASHES, {"created_at": START - 100}])
     ownership = {pod.processor_id: owned_by(pod) for pod in pods if pod.processor_id}
     for pod in pods[:2]:
-        ownership[pod.processor_id] = owned_by(pod, failures=1, retry_at=START - 1)
+        ownership[pod.processor_id] = owned_by(
+            pod, failures=1, failed_pod_uid=pod.uid, retry_at=START - 1
+        )
     plan = compute(a_snapshot(configs, pods[2:], ownership=ownership), LIMITS)
     assert len(plan.creates) == 2
     assert plan.findings[an_id(5)].reason is Reason.ROLLOUT_STOPPED

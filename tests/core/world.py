@@ -188,6 +188,7 @@ def a_snapshot(
     guard: GuardRecord | None = None,
     acting: Iterable[UUID] = (),
     desired_most: Mapping[str, int] | None = None,
+    looked_up: Mapping[str, Pod | None] | None = None,
 ) -> Snapshot:
     """Without `ownership`, each pod owns its processor."""
     pods = list(pods)
@@ -208,6 +209,7 @@ def a_snapshot(
         observed=Observation({node.name: node for node in nodes}, {pod.uid: pod for pod in pods}),
         acting=frozenset(acting),
         desired_most=desired_most or {},
+        looked_up=looked_up,
     )
 
 
@@ -433,11 +435,12 @@ class World:
         self.ownership[action.processor_id] = replace(
             own,
             failures=action.failures,
-            failed_pod_uid=pod.uid if pod else None,
+            failed_pod_uid=action.failed_uid,
             ready=False,
             retry_at=self.now + action.retry_seconds,
             exit_code=pod.exit_code if pod else None,
-            restart_reason=(pod.exit_reason or pod.waiting_reason or pod.phase) if pod else None,
+            restart_reason=action.cause,
+            changed_at=self.now,
         )
         return True
 
@@ -455,6 +458,7 @@ class World:
             namespace=record.pod.namespace,
             node_name=record.pod.node_name or own.node_name,
             ready=record.pod.ready,
+            changed_at=self.now,
         )
 
     # What becomes of a call of the cluster

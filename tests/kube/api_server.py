@@ -114,6 +114,8 @@ class ApiServer:
         self.seen: set[tuple[str, str]] = set()
         """Verbs and resources that were asked for: the rights that are needed."""
         self.intercept: Callable[[web.Request], Any] | None = None
+        self.admit: Callable[[str, Object], None] = lambda _plural, _body: None
+        """A mutating webhook: it may change what is created."""
         self.on_delete: Callable[[Object], None] = lambda _pod: None
         self.on_change: Callable[[Key], None] = lambda _key: None
         self.reviewed: set[tuple[str, str, str]] = set()
@@ -353,6 +355,7 @@ class ApiServer:
             body = {"spec": {}, "status": {}} | body
         if plural == "namespaces":
             self.namespaces.add(name)
+        self.admit(plural, body)
         ordered = {"kind": KINDS[plural], "apiVersion": _api_version(plural)}
         return self.put(plural, {**ordered, **body})
 

@@ -23,6 +23,16 @@ class Installation:
     gateway: Gateway
     kubeconfig: Path
     state_token: str
+    machines: Machines
+
+    def remove_node(self, name: str) -> None:
+        """As `kubectl delete node`, and what Kubernetes then does with its pods: they are out of
+        the books at once, and end."""
+        self.machines.removed.add(name)
+        self.server.remove(("nodes", "", name))
+        for pod in self.server.all("pods"):
+            if pod["spec"].get("nodeName") == name:
+                self.server.remove(("pods", pod["metadata"]["namespace"], pod["metadata"]["name"]))
 
 
 @asynccontextmanager
@@ -45,7 +55,7 @@ async def installation(data_dir: Path, nodes: Iterable[Node]) -> AsyncIterator[I
         kubeconfig = folder / "kubeconfig"
         kubeconfig.write_text(server.kubeconfig())
         try:
-            yield Installation(server, gateway, kubeconfig, token)
+            yield Installation(server, gateway, kubeconfig, token, machines)
             if running.done():
                 running.result()  # what broke it
         finally:

@@ -52,6 +52,8 @@ class Machines:
         """Uids there of pods whose end was asked for here."""
         self._seen: set[str] = set()
         """Uids of the newest picture here."""
+        self.removed: set[str] = set()
+        """Nodes that are not in the cluster any more."""
         self._changed = asyncio.Event()
         server.on_change = self._on_change
 
@@ -136,6 +138,8 @@ class Machines:
     def _show_nodes(self, picture: Observation) -> None:
         known = {node["metadata"]["name"]: node for node in self._server.all("nodes")}
         for name, node in picture.nodes.items():
+            if name in self.removed:
+                continue
             shown = raw_node(node)
             if (before := known.get(name)) is not None:
                 shown["metadata"] = {**before["metadata"], **shown["metadata"]}

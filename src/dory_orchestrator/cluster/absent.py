@@ -35,6 +35,10 @@ class AbsentCluster:
         """See Cluster."""
         _absent()
 
+    async def find_pod(self, namespace: str, name: str) -> Pod | None:
+        """See Cluster."""
+        _absent()
+
     async def read_state(self, namespace: str, processor_id: UUID) -> StoredState | None:
         """See Cluster."""
         _absent()

@@ -23,6 +23,7 @@ from dory_orchestrator.core.plan import (
     Failure,
     Finding,
     Forget,
+    Missing,
     MoveStart,
     Reason,
     Record,
@@ -86,6 +87,8 @@ class Cycle:
         self.backoff = backoff_of(limits)
         self.ours: dict[UUID, list[Pod]] = {}
         self.foreign: dict[UUID, Pod] = {}
+        self.altered: dict[UUID, Pod] = {}
+        self._owned_uids: dict[str, UUID] | None = None
         self.strangers: list[Pod] = []
         self._sort_pods()
         self.loads = loads(snapshot.observed.nodes, self._pods_with_places())
@@ -100,6 +103,7 @@ class Cycle:
         self.forgets: list[Forget] = []
         self.stopped_rollouts: dict[str, str] = {}
         self.records: list[Record] = []
+        self.missing: list[Missing] = []
         self.findings: dict[UUID, Finding] = {}
         self.trails: dict[UUID, Trail] = {}
         self.explained = explained
@@ -109,10 +113,15 @@ class Cycle:
         self.wake_at: float | None = None
 
     def _sort_pods(self) -> None:
-        """Ours are those that bear our fleet's id. All others are told of, and never touched."""
+        """Ours are those that bear our fleet's id. All others are told of, and never touched. What
+        owns by its uid and says something else was altered: it counts for the processor that it
+        owns, and for no other."""
         fleet_id = self.desired.fleet_id
         for pod in self.snapshot.observed.pods.values():
-            if pod.processor_id is None or pod.fleet_id != fleet_id:
+            owned_id = self._altered_owner(pod, fleet_id)
+            if owned_id is not None:
+                self.altered[owned_id] = pod
+            elif pod.processor_id is None or pod.fleet_id != fleet_id:
                 self.strangers.append(pod)
                 if pod.processor_id is not None:
                     known = self.foreign.get(pod.processor_id, pod)
@@ -121,6 +130,24 @@ class Cycle:
                 self.ours[pod.processor_id].append(pod)
             else:
                 self.ours[pod.processor_id] = [pod]
+
+    def _altered_owner(self, pod: Pod, fleet_id: str) -> UUID | None:
+        """The processor that a pod owns which it does not say to be of."""
+        own = None
+        if pod.processor_id is not None:
+            own = self.desired.ownership.get(pod.processor_id)
+        if own is not None and own.pod_uid == pod.uid:
+            return None if pod.fleet_id is not None else pod.processor_id
+        if pod.fleet_id not in (None, fleet_id):
+            return None
+        if self._owned_uids is None:
+            # Made for the first that is not plainly an owner: in most cycles there is none.
+            self._owned_uids = {
+                own.pod_uid: key
+                for key, own in self.desired.ownership.items()
+                if own.pod_uid is not None
+            }
+        return self._owned_uids.get(pod.uid)
 
     def _pods_with_places(self) -> Iterable[tuple[str | None, Pod]]:
         """A pod that the cluster has not placed yet counts on the node that it is meant for."""

@@ -70,12 +70,14 @@ def judge(
     """Judge every edge node of the database and every application node of the cluster."""
     desired, nodes = snapshot.desired, snapshot.observed.nodes
     rows = NodeRows(desired)
+    removed_from = _removed_from(snapshot, rows)
 
     def judged(row: EdgeNodeRow | None, name: str) -> NodeVerdict:
-        pods = pods_of_node.get(name, ())
+        pods, removed = pods_of_node.get(name, ()), False
         if row is not None:
             pods = rows.pods_of(row, pods)
-        return _judge(snapshot, row, nodes.get(name), pods, limits, explained)
+            removed = row.id in removed_from and not pods
+        return _judge(snapshot, row, nodes.get(name), pods, limits, explained, removed)
 
     edge_nodes = {row.id: judged(row, row.name) for row in desired.edge_nodes.values()}
     application_nodes = {
@@ -96,6 +98,29 @@ def judge(
     names = {row.id: row.name for row in desired.edge_nodes.values()}
     effective = {**edge_nodes, **_drilled(snapshot, edge_nodes)}
     return FleetHealth(effective, application_nodes, verdict, names, edge_nodes)
+
+
+def _removed_from(snapshot: Snapshot, rows: NodeRows) -> frozenset[UUID]:
+    """Edge nodes that the cluster does not have any more, and whose pods it has removed: of each
+    pod that owns and that we did not end it says that there is none."""
+    desired, observed, looked_up = snapshot.desired, snapshot.observed, snapshot.looked_up
+    if all(row.name in observed.nodes for row in desired.edge_nodes.values()):
+        return frozenset()
+    removed: set[UUID] = set()
+    left: set[UUID] = set()
+    for key, own in desired.ownership.items():
+        if own.node_name is None or own.node_name in observed.nodes or own.pod_uid is None:
+            continue
+        row = rows.of(key, own.node_name)
+        if row is None:
+            continue
+        is_known = looked_up is None or own.pod_uid in looked_up
+        is_there = looked_up is not None and looked_up.get(own.pod_uid) is not None
+        if own.pod_uid in observed.pods or is_there or not is_known:
+            left.add(row.id)
+        elif own.restart_reason is None:
+            removed.add(row.id)
+    return frozenset(removed - left)
 
 
 def _drilled(
@@ -124,6 +149,7 @@ def _judge(
     pods: Iterable[Pod],
     limits: Limits,
     explained: bool,
+    pods_removed: bool,
 ) -> NodeVerdict:
     name = row.name if row is not None else node.name if node is not None else ""
     heard_at = None if row is None else row.last_heartbeat_at
@@ -134,6 +160,7 @@ def _judge(
         beating_since=_beating_since(pods, heard_at, snapshot.desired.heartbeats),
         answering=_answering(pods, snapshot.answers),
         record=snapshot.desired.node_records.get(node_key(row.id if row else None, name)),
+        pods_removed=pods_removed,
     )
     gaps = _gaps_that_count(snapshot.desired.gaps, facts)
     return node_health.judge(facts, now=snapshot.now, gaps=gaps, limits=limits, explained=explained)

@@ -350,7 +350,8 @@ class Ownership:
     those in a row; `failed_pod_uid` is the pod of the last one, and `retry_at` when the next
     try is due. `exit_code` and `restart_reason` tell how the last pod ended. `last_pod_name` is
     the pod that owned it before `pod_name` was cleared: what it saved at its end is the newest.
-    `namespace` is where a pod of it was seen last.
+    `namespace` is where a pod of it was seen last. `changed_at` is when any of this changed last:
+    mostly, since when its pod is what it is.
     """
 
     epoch: int
@@ -366,6 +367,7 @@ class Ownership:
     restart_reason: str | None = None
     last_pod_name: str | None = None
     namespace: str | None = None
+    changed_at: float | None = field(default=None, compare=False)
 
     @property
     def newest_pod_name(self) -> str | None:
@@ -501,6 +503,8 @@ class Snapshot:
     answered; `restored` are the pods, by uid, whose present incarnation has its state. Checkpoints
     are taken without interruption since `attended_since`; None: not known. `refusals` tells of
     each processor how often in a row the store refused what was asked for it, and why last.
+    `looked_up` is what the cluster said, by uid, of pods that own and that it was asked for by
+    name: None: there is none. Without it nobody asks, and what no picture shows is gone.
     """
 
     desired: Desired
@@ -511,6 +515,7 @@ class Snapshot:
     restored: frozenset[str] = frozenset()
     attended_since: float | None = None
     refusals: Mapping[UUID, tuple[int, str]] = field(default_factory=dict)
+    looked_up: Mapping[str, Pod | None] | None = None
 
     @property
     def now(self) -> float:
@@ -531,7 +536,8 @@ class Limits:
     try waits `move_retry_first_seconds`, doubled with each in vain, up to `move_retry_most_seconds`.
     The brake is let go below `brake_release_share`.
     `restore_seconds` is how long a pod that is ready may be without its state until its move ends
-    all the same.
+    all the same. That a pod vanished which was well for `vanished_well_seconds` is no failure. One
+    that is there and not recognised is asked for again after `look_again_seconds`.
     """
 
     namespace: str = "default"
@@ -566,3 +572,5 @@ class Limits:
     move_retry_most_seconds: float = 3600.0
     checkpoint_interval_seconds: float = 10.0
     restore_seconds: float = 60.0
+    vanished_well_seconds: float = 60.0
+    look_again_seconds: float = 10.0

@@ -110,7 +110,8 @@ class NodeFacts:
     `node` is the cluster's; None: it is not in the cluster. `status` and `last_heartbeat_at`
     stand in `edge_nodes`. `beating_since` is the latest ready time among its running pods whose
     present incarnation has beaten; None: there is none, so that the node has no silence.
-    `record` is None when it is judged for the first time.
+    `record` is None when it is judged for the first time. `pods_removed`: pods that own stood on
+    it, and are gone though we did not end them.
     """
 
     node: Node | None
@@ -119,6 +120,7 @@ class NodeFacts:
     beating_since: float | None
     answering: Answering
     record: NodeRecord | None
+    pods_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +208,15 @@ class _Health:
 class _Trouble:
     """It may be dead. `began_at` is when the evidence began, of which it dies after the grace.
 
-    `death` is the reason that it then has; None: of this no node is dead.
+    `death` is the reason that it then has; None: of this no node is dead. `is_certain`: without
+    any grace.
     """
 
     reason: NodeReason
     death: NodeReason | None
     began_at: float
     detail: str
+    is_certain: bool = False
 
 
 def judge(
@@ -328,7 +332,7 @@ def _look(
         return _Health(NodeReason.WELL, "ready and beating", quiet_at)
     if is_ready:
         return _look_at_silent(facts, silence, trail)
-    return _look_at_not_ready(facts, now, silence, trail)
+    return _look_at_not_ready(facts, now, limits, silence, trail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +373,16 @@ def _look_at_silent(facts: NodeFacts, silence: _Silence, trail: Trail) -> _Healt
     )
 
 
+def _rose(facts: NodeFacts, now: float, limits: Limits) -> bool:
+    """Whether it has beaten since it fell last: what was taken off the books may run on."""
+    falls = _falls(facts.record, now, limits)
+    return (
+        bool(falls) and facts.last_heartbeat_at is not None and facts.last_heartbeat_at > falls[-1]
+    )
+
+
 def _look_at_not_ready(
-    facts: NodeFacts, now: float, silence: _Silence, trail: Trail
+    facts: NodeFacts, now: float, limits: Limits, silence: _Silence, trail: Trail
 ) -> _Health | _Trouble:
     """Also of a node that the cluster no longer has."""
     not_ready_since, quiet_at = _not_ready_since(facts, now), silence.quiet_at
@@ -381,6 +393,10 @@ def _look_at_not_ready(
         and facts.last_heartbeat_at > not_ready_since - CLOCKS_DIFFER_SECONDS
     )
     what = "not ready" if facts.node is not None else "gone from the cluster"
+    removed = facts.node is None and facts.pods_removed
+    if trail.ask(Rule.GONE_WITH_PODS, removed and not _rose(facts, now, limits), removed):
+        detail = f"{what}, which has removed its pods"
+        return _Trouble(NodeReason.MISSING, NodeReason.DEAD_MISSING, now, detail, is_certain=True)
     numbers = (now - not_ready_since, beaten, *silence.numbers)
     if trail.ask(Rule.BEATING_THOUGH_NOT_READY, beaten and now < quiet_at, *numbers):
         return _Health(NodeReason.BEATING_THOUGH_NOT_READY, f"{what}, but beating", quiet_at)
@@ -570,7 +586,7 @@ def _troubled(
         wake_at = None if is_dead_already else _later(dead_at, now)
         trouble_seconds = heard_seconds(counts_from, now, gaps)
         if is_dead_already or trail.ask(
-            Rule.GRACE_OVER, now >= dead_at, trouble_seconds, grace_seconds
+            Rule.GRACE_OVER, found.is_certain or now >= dead_at, trouble_seconds, grace_seconds
         ):
             state, reason = NodeState.OFFLINE, found.death
             if not is_dead_already:

@@ -12,6 +12,7 @@ _NOT_TOUCHED = {
     Reason.EPOCH_AHEAD: "it is frozen: its pod bears an epoch that the database has not given"
     " (see: guard status)",
     Reason.FOREIGN_FLEET: "a pod of another fleet runs it",
+    Reason.UNRECOGNISED: "its pod is there, and does not say any more that it is its own",
     Reason.GUARD_HELD: "the deletion guard holds it (see: guard status)",
     Reason.NOT_DESIRED: "it is not desired, and being removed",
     Reason.TEMPLATE_MISSING: "its template is missing",
@@ -20,7 +21,7 @@ _NOT_TOUCHED = {
     Reason.CONFIG_UNREADABLE: "its configuration cannot be read",
     Reason.NAMESPACE_UNSEEN: "its namespace cannot be looked at",
 }
-_TRIED_AGAIN = (Reason.BACK_OFF, Reason.FAILED, Reason.CREATION_REFUSED)
+_TRIED_AGAIN = (Reason.BACK_OFF, Reason.FAILED, Reason.CREATION_REFUSED, Reason.VANISHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

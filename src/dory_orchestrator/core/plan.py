@@ -26,6 +26,7 @@ class Reason(StrEnum):
     CHANGED = "changed"
     FAILED = "failed"
     CREATION_REFUSED = "creation_refused"
+    VANISHED = "vanished"
     STALE_OWNER = "stale_owner"
     # Why a processor moves, and how that ends.
     NODE_DEAD = "node_dead"
@@ -43,6 +44,8 @@ class Reason(StrEnum):
     REMOVAL_LIMIT = "removal_limit"
     EPOCH_AHEAD = "epoch_ahead"
     FOREIGN_FLEET = "foreign_fleet"
+    UNRECOGNISED = "unrecognised"
+    POD_MISSING = "pod_missing"
     NAMESPACE_UNSEEN = "namespace_unseen"
     PAUSED = "paused"
     BACK_OFF = "back_off"
@@ -90,11 +93,14 @@ STATES: Mapping[Reason, State] = {
     Reason.CHANGED: State.STARTING,
     Reason.FAILED: State.WAITING,
     Reason.CREATION_REFUSED: State.WAITING,
+    Reason.VANISHED: State.WAITING,
     Reason.STALE_OWNER: State.REMOVING,
     Reason.GUARD_HELD: State.HELD,
     Reason.REMOVAL_LIMIT: State.REMOVING,
     Reason.EPOCH_AHEAD: State.HELD,
     Reason.FOREIGN_FLEET: State.HELD,
+    Reason.UNRECOGNISED: State.HELD,
+    Reason.POD_MISSING: State.WAITING,
     Reason.NAMESPACE_UNSEEN: State.PENDING,
     Reason.PAUSED: State.HELD,
     Reason.BACK_OFF: State.WAITING,
@@ -252,7 +258,8 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Remember that a pod failed, or could not be created, and when the next try is due."""
+    """Remember that a pod failed, could not be created or vanished (`vanished_uid`), and when the
+    next try is due."""
 
     processor_id: UUID
     pod: Pod | None
@@ -261,7 +268,20 @@ class Failure:
     retry_seconds: float
     reason: Reason
     detail: str
+    vanished_uid: str | None = None
     why: Why | None = field(default=None, compare=False)
+
+    @property
+    def failed_uid(self) -> str | None:
+        """The pod that is counted by it."""
+        return self.vanished_uid if self.pod is None else self.pod.uid
+
+    @property
+    def cause(self) -> str | None:
+        """What its successor is told."""
+        if self.pod is None:
+            return None if self.vanished_uid is None else str(self.reason)
+        return self.pod.exit_reason or self.pod.waiting_reason or str(self.pod.phase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +339,16 @@ class Record:
     processor_id: UUID
     epoch: int
     pod: Pod
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The pod that owns a processor, by what is recorded of it, and is in no picture: before
+    another is made, the cluster is asked for it by name."""
+
+    namespace: str
+    pod_name: str
+    pod_uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +415,7 @@ class Plan:
     forgets: tuple[Forget, ...] = ()
     ends: tuple[EndMove | CancelMove, ...] = ()
     records: tuple[Record, ...] = ()
+    missing: tuple[Missing, ...] = ()
     findings: Mapping[UUID, Finding] = field(default_factory=dict)
     strangers: tuple[Pod, ...] = ()
     guard: GuardVerdict = GuardVerdict()

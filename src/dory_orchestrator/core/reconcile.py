@@ -1,5 +1,6 @@
 """What is, what should be, and so what is to be done: the one place where it is decided."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +12,8 @@ from dory_orchestrator.core.cycle import Wanted, backoff_of, failed_times, has_f
 from dory_orchestrator.core.drill import next_step as next_drill_step
 from dory_orchestrator.core.explaining import explained
 from dory_orchestrator.core.model import (
+    FLEET_ANNOTATION,
+    MANAGED_BY,
     Limits,
     Move,
     MoveKind,
@@ -29,6 +32,7 @@ from dory_orchestrator.core.plan import (
     Finding,
     Forget,
     GuardVerdict,
+    Missing,
     NodeLoad,
     Plan,
     Reason,
@@ -69,6 +73,7 @@ def compute(
         forgets=tuple(sorted(cycle.forgets, key=_by_processor)),
         ends=tuple(sorted(cycle.ends, key=_by_processor)),
         records=tuple(sorted(cycle.records, key=_by_processor)),
+        missing=tuple(sorted(cycle.missing, key=lambda one: one.pod_uid)),
         findings=cycle.findings,
         strangers=tuple(sorted(cycle.strangers, key=lambda pod: pod.uid)),
         guard=verdict,
@@ -265,11 +270,86 @@ class _Cycle(Relocating):
             self._ask(processor_id, Rule.FOREIGN_FLEET, True, stranger.name)
             detail = f"pod {stranger.name} of {_fleet(stranger)} runs it"
             self.findings[processor_id] = Finding(Reason.FOREIGN_FLEET, detail, stranger)
+        elif self._is_unrecognised(wanted, own):
+            self._count_missing(wanted.blueprint.slug, own)
         elif own is not None and self._must_wait(processor_id, own):
             self._count_missing(wanted.blueprint.slug, own)
             self.findings[processor_id] = Finding(Reason.BACK_OFF, failed_times(own))
+        elif own is not None and self._has_vanished(processor_id, own):
+            self._count_missing(wanted.blueprint.slug, own)
         elif not self._misses_home(wanted, own):
             self.wanted.append(wanted)
+
+    def _is_unrecognised(self, wanted: Wanted, own: Ownership | None) -> bool:
+        """Whether the pod that owns it is there though no picture shows it as its own, or may be:
+        somebody may have changed what it says. A second one beside it would be one too many."""
+        processor_id = wanted.config.processor_id
+        pod = self.altered.get(processor_id)
+        if own is None or own.pod_uid is None or own.pod_name is None:
+            return False
+        looked_up = self.snapshot.looked_up
+        if looked_up is not None:
+            # Also one that a picture shows: the next may not.
+            namespace = own.namespace or wanted.namespace
+            self.missing.append(Missing(namespace, own.pod_name, own.pod_uid))
+        if pod is None and looked_up is not None:
+            pod = looked_up.get(own.pod_uid)
+            is_known = pod is not None or own.pod_uid in looked_up
+            if self._ask(processor_id, Rule.POD_MISSING, not is_known, own.pod_name):
+                detail = f"whether pod {own.pod_name} is there is being asked"
+                self.findings[processor_id] = Finding(Reason.POD_MISSING, detail)
+                return True
+        altered = "" if pod is None else self._altered(processor_id, pod)
+        if not self._ask(processor_id, Rule.UNRECOGNISED, pod is not None, own.pod_name, altered):
+            return False
+        self._wake(self.now + self.limits.look_again_seconds)
+        if altered:
+            detail = f"pod {own.pod_name} runs it, and was altered: {altered}"
+            self.findings[processor_id] = Finding(Reason.UNRECOGNISED, detail, pod)
+        else:
+            detail = f"pod {own.pod_name} is there, and the picture of the cluster is late"
+            self.findings[processor_id] = Finding(Reason.POD_MISSING, detail, pod)
+        return True
+
+    def _altered(self, processor_id: UUID, pod: Pod) -> str:
+        """What of a pod does not say any more whose it is, in words."""
+        fleet = FLEET_ANNOTATION
+        is_as_made = {
+            "label managed-by": pod.labels.get("managed-by") == MANAGED_BY,
+            "label processor-id": pod.processor_id == processor_id,
+            f"annotation {fleet}": pod.fleet_id == self.desired.fleet_id,
+        }
+        return ", ".join(what for what, as_made in is_as_made.items() if not as_made)
+
+    def _has_vanished(self, processor_id: UUID, own: Ownership) -> bool:
+        """Whether its pod is gone, and neither we nor the end of its node ended it. That is a
+        failure: what takes each new pod away would else be given the next one at once.
+
+        The wait counts from when the pod was made: one that lasted is replaced at once.
+        """
+        vanished = (
+            own.pod_uid is not None
+            # What we end, and what failed before it was gone, is written when it is decided.
+            and own.restart_reason is None
+            and own.failed_pod_uid != own.pod_uid
+            and (own.node_name is None or own.node_name in self.snapshot.observed.nodes)
+        )
+        lasted = math.inf if own.changed_at is None else max(0.0, self.now - own.changed_at)
+        said = own.pod_name, own.ready, lasted
+        if not self._ask(processor_id, Rule.VANISHED, vanished, *said) or own.pod_uid is None:
+            return False
+        was_well = own.ready and lasted >= self.limits.vanished_well_seconds
+        if was_well and own.failures == 0:
+            return False
+        failures = 0 if was_well else self.backoff.count(own.failures, lasted)
+        delay = 0.0 if was_well else max(0.0, self.backoff.delay_seconds(failures) - lasted)
+        detail = f"pod {own.pod_name} is gone, and was not ended by us; next try in {delay:g} s"
+        self.failures[own.pod_uid] = Failure(
+            *(processor_id, None, own.epoch, failures, delay, Reason.VANISHED, detail),
+            vanished_uid=own.pod_uid,
+        )
+        self.findings[processor_id] = Finding(Reason.VANISHED, detail)
+        return True
 
     def _look_at_owner(
         self, wanted: Wanted, own: Ownership | None, pod: Pod, progress: Progress
@@ -471,6 +551,7 @@ class _Cycle(Relocating):
             if (
                 processor_id not in desired.configs
                 and processor_id not in self.ours
+                and processor_id not in self.altered
                 and processor_id not in self.snapshot.acting
                 and own != own.forgotten()
                 and self.snapshot.observed.shows(own.namespace)

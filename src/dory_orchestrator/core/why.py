@@ -28,6 +28,7 @@ class Rule(StrEnum):
     BEATING = "beating"
     PODS_ANSWER = "pods_answer"
     PODS_NOT_ASKED = "pods_not_asked"
+    GONE_WITH_PODS = "gone_with_pods"
     BEATING_THOUGH_NOT_READY = "beating_though_not_ready"
     NOT_READY_BUT_ANSWERING = "not_ready_but_answering"
     DEAD_ALREADY = "dead_already"
@@ -45,7 +46,10 @@ class Rule(StrEnum):
     NOT_DEFINED = "not_defined"
     NAMESPACE_UNSEEN = "namespace_unseen"
     WITHOUT_POD = "without_pod"
+    UNRECOGNISED = "unrecognised"
     FOREIGN_FLEET = "foreign_fleet"
+    POD_MISSING = "pod_missing"
+    VANISHED = "vanished"
     BACK_OFF = "back_off"
     EPOCH_AHEAD = "epoch_ahead"
     HOME_CAME_BACK = "home_came_back"
@@ -120,6 +124,10 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         Rule.PODS_NOT_ASKED: Asked(
             "Is it silent but ready, and was none of its pods asked lately?", ("pods_answer",)
         ),
+        Rule.GONE_WITH_PODS: Asked(
+            "Is it gone from the cluster with its pods, and has it not beaten since?",
+            ("pods_removed",),
+        ),
         Rule.BEATING_THOUGH_NOT_READY: Asked(
             "Is it not ready, but beating?", ("not_ready_seconds", "beat_since", *_SILENCE)
         ),
@@ -152,7 +160,18 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         Rule.NOT_DEFINED: Asked("Is it not known what should run?", ("error",)),
         Rule.NAMESPACE_UNSEEN: Asked("Can its namespace not be looked at?", ("namespace",)),
         Rule.WITHOUT_POD: Asked("Has it no pod?", ("pods",)),
+        Rule.UNRECOGNISED: Asked(
+            "Is the pod there that owns it, and does not say any more that it is its own?",
+            ("pod", "altered"),
+        ),
         Rule.FOREIGN_FLEET: Asked("Does a pod of another fleet run it?", ("pod",)),
+        Rule.POD_MISSING: Asked(
+            "Is it not known yet whether the pod that owns it is there?", ("pod",)
+        ),
+        Rule.VANISHED: Asked(
+            "Did the pod that owned it vanish, and did we not end it?",
+            ("pod", "was_ready", "lasted_seconds"),
+        ),
         Rule.BACK_OFF: Asked("Is its next try not due yet?", ("failures", "due_in_seconds")),
         Rule.EPOCH_AHEAD: Asked(
             "Does a pod bear an epoch that the database has not given?", ("pod_epoch", "epoch")

@@ -30,6 +30,7 @@ from dory_orchestrator.loops.act import Actor, States, Turn
 from dory_orchestrator.loops.answer import Answerer
 from dory_orchestrator.loops.judged import Judged
 from dory_orchestrator.loops.lead import Leadership
+from dory_orchestrator.loops.lookups import Lookups
 from dory_orchestrator.loops.move_traces import MoveTraces
 from dory_orchestrator.loops.observe import Observer
 from dory_orchestrator.loops.show import Display
@@ -170,6 +171,7 @@ class Reconciler:
         self._history = History()
         self._display = Display(store, metrics, tracer)
         self._pods_shown = ShownPods(store)
+        self._lookups = Lookups(cluster, limits, wake.set)
         self._actor = Actor(
             store=store,
             cluster=cluster,
@@ -256,6 +258,7 @@ class Reconciler:
         # Before anything is granted by it: whoever takes over must know what was known.
         with self._tracer.span("reconcile.judge"):
             await self._judged.write(lease, plan, desired)
+        self._lookups.ask(group, plan.missing)
         refused = await self._carry_out(turn, plan, desired)
         if plan.drill is not None:
             await self._store.record_drill(lease, plan.drill)
@@ -290,6 +293,7 @@ class Reconciler:
             restored=self._restored(desired, observed),
             attended_since=self._attended_since(desired),
             refusals=self._refused,
+            looked_up=self._lookups.answers(),
         )
 
     def _compute(self, snapshot: Snapshot) -> Plan:

@@ -278,6 +278,7 @@ class Database:
             ready=pod.ready,
             exit_code=own.exit_code if is_same else None,
             restart_reason=own.restart_reason if is_same else None,
+            changed_at=self.ground.database_now,
         )
 
     def record_move_state(self, processor_id: UUID, state_at: float) -> None:
@@ -399,11 +400,12 @@ class Database:
         self.ownership[action.processor_id] = replace(
             own,
             failures=action.failures,
-            failed_pod_uid=pod.uid if pod else None,
+            failed_pod_uid=action.failed_uid,
             ready=False,
             retry_at=self.ground.database_now + action.retry_seconds,
             exit_code=pod.exit_code if pod else None,
-            restart_reason=(pod.exit_reason or pod.waiting_reason or pod.phase) if pod else None,
+            restart_reason=action.cause,
+            changed_at=self.ground.database_now,
         )
         return True
 

@@ -27,7 +27,6 @@ from dory_orchestrator.core.model import (
     OrderKind,
     Ownership,
     Pause,
-    Pod,
 )
 from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState
 from dory_orchestrator.core.plan import (
@@ -753,11 +752,11 @@ class _Grants:
             "grant_failures",
             [a.processor_id for a in asked],
             [a.epoch for a in asked],
-            [a.pod and a.pod.uid for a in asked],
+            [a.failed_uid for a in asked],
             [a.failures for a in asked],
             [a.retry_seconds for a in asked],
             [a.pod and a.pod.exit_code for a in asked],
-            [a.pod and _storable(_cause(a.pod)) for a in asked],
+            [a.cause and _storable(a.cause) for a in asked],
         )
 
     async def _forgetting(self, every: Sequence[Forget]) -> set[UUID]:
@@ -791,10 +790,6 @@ def _move_facts(row: Any, held: set[UUID]) -> MoveFacts:
 
 def _destination(action: Create | Delete) -> str | None:
     return action.choice.node_name if isinstance(action, Create) else None
-
-
-def _cause(pod: Pod) -> str:
-    return pod.exit_reason or pod.waiting_reason or str(pod.phase)
 
 
 async def _write_events(

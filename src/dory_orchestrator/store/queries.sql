@@ -379,7 +379,7 @@ SELECT engaged_at, reason, population, override_until FROM orchestrator.brake
 -- list_ownership --
 SELECT processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready, failures,
     failed_pod_uid, extract(epoch FROM retry_at)::float8 AS retry_at, exit_code, restart_reason,
-    last_pod_name, namespace
+    last_pod_name, namespace, extract(epoch FROM updated_at)::float8 AS changed_at
 FROM orchestrator.ownership
 
 -- read_pause --

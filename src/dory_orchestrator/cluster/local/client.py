@@ -20,6 +20,7 @@ from dory_orchestrator.cluster.local.messages import (
     CreatePod,
     DeclareNodes,
     DeletePod,
+    FindPod,
     Named,
     RefusedAnswer,
     Revision,
@@ -102,6 +103,11 @@ class LocalCluster:
         """End this very pod. Raises ClusterRefused, ClusterUnavailable."""
         message = DeletePod(pod.namespace, pod.name, pod.uid, force)
         await self._call("delete_pod", message, type(None))
+
+    async def find_pod(self, namespace: str, name: str) -> Pod | None:
+        """The pod of this name. Raises ClusterRefused, ClusterUnavailable."""
+        found: list[Pod] = await self._call("find_pod", FindPod(namespace, name), list[Pod])
+        return found[0] if found else None
 
     async def read_state(self, namespace: str, processor_id: UUID) -> StoredState | None:
         """What the client library stored last. Raises ClusterRefused, ClusterUnavailable."""

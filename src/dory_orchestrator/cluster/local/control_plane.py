@@ -19,6 +19,7 @@ from dory_orchestrator.cluster.local.messages import (
     CreatePod,
     DeclareNodes,
     DeletePod,
+    FindPod,
     Named,
     decode,
     encode,
@@ -255,6 +256,11 @@ class ControlPlane:
         kubelet = self._kubelets.get(pod.node_name or "")
         if kubelet is not None and pod.uid in kubelet.running:
             kubelet.running[pod.uid].crash()
+
+    async def find_pod(self, message: FindPod) -> list[Pod]:
+        """The pod of this name, also one that is not ours; none when there is none."""
+        pod = self.books.named(message.namespace, message.name)
+        return [] if pod is None else [pod]
 
     async def log_path(self, message: Named) -> str:
         """Where the pod's output stands, also when the pod is gone."""

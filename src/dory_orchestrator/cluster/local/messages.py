@@ -65,6 +65,13 @@ class Named(msgspec.Struct, frozen=True):
     name: str
 
 
+class FindPod(msgspec.Struct, frozen=True):
+    """A pod by its name."""
+
+    namespace: str
+    name: str
+
+
 class Stop(msgspec.Struct, frozen=True):
     """The end of the cluster and all its pods; `immediate` without any grace."""
 

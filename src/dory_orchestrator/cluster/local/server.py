@@ -37,6 +37,7 @@ class Server:
             "create_pod": (messages.CreatePod, plane.create_pod),
             "delete_pod": (messages.DeletePod, plane.delete_pod),
             "crash_node": (messages.Named, plane.crash_node),
+            "find_pod": (messages.FindPod, plane.find_pod),
             "cut_node": (messages.Named, plane.cut_node),
             "restore_node": (messages.Named, plane.restore_node),
             "crash_pod": (messages.Named, plane.crash_pod),
