@@ -30,6 +30,7 @@ class MemoryCluster:
     """
 
     hold: asyncio.Event | None = None
+    uid: str | None = None
     on_create: Callable[[PodSpec], None] | None = None
 
     def __init__(
@@ -239,7 +240,7 @@ class MemoryCluster:
             if self._error is not None:
                 raise self._error
             ours = {uid: pod for uid, pod in self.pods.items() if is_ours(pod.labels)}
-            yield Observation(dict(self.nodes), ours)
+            yield Observation(dict(self.nodes), ours, cluster_uid=self.uid)
 
     def _finish(self, uid: str) -> None:
         pod = self.pods.get(uid)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from dory_orchestrator.core.answering import Question
 from dory_orchestrator.core.brake import BrakeRecord, BrakeVerdict
-from dory_orchestrator.core.directive import NOT_FOUND, BeatFacts
+from dory_orchestrator.core.directive import ENDED, NOT_FOUND, BeatFacts
 from dory_orchestrator.core.drill import DrillStep
 from dory_orchestrator.core.grants import Granted, GrantRefusal, MoveFacts, refusal_of
 from dory_orchestrator.core.model import (
@@ -35,6 +35,7 @@ from dory_orchestrator.core.model import (
 )
 from dory_orchestrator.core.node_health import NodeRecord
 from dory_orchestrator.core.node_rows import Candidate
+from dory_orchestrator.core.picture import Doubts, UnownedPod
 from dory_orchestrator.core.plan import (
     Adopt,
     CancelMove,
@@ -63,6 +64,7 @@ from dory_orchestrator.ports import (
     LeaseLost,
     NodeHealth,
     NodeSummary,
+    PictureBefore,
     PodFinding,
     RegistrationRefused,
     Store,
@@ -110,6 +112,16 @@ class MemoryLeader:
     term: int = 0
     holder: str | None = None
     expires_at: float = float("-inf")
+
+
+@dataclass
+class MemoryPicture:
+    """The row of `orchestrator.picture`."""
+
+    seen_at: float | None = None
+    interval_seconds: float = 0.0
+    cluster_uid: str | None = None
+    is_whole: bool = False
 
 
 @dataclass
@@ -163,6 +175,10 @@ class MemoryStore:
     answers: dict[int, Any] = field(default_factory=dict)
     failover_experience_seconds: float | None = None
     fencing: dict[UUID, bool] = field(default_factory=dict)
+    has_cluster: bool = False
+    cluster_uid: str | None = None
+    picture: MemoryPicture = field(default_factory=MemoryPicture)
+    unowned: dict[UUID, UnownedPod] = field(default_factory=dict)
     _changed: list["_Listener"] = field(default_factory=list)
 
     # What tests do to it
@@ -249,14 +265,43 @@ class MemoryStore:
             if node.last_heartbeat_at is not None and node.last_heartbeat_at > now:
                 self.nodes[key] = replace(node, last_heartbeat_at=now)
 
-    def _record(self, beat: Beat) -> BeatFacts:
+    async def read_doubts(self) -> Doubts:
+        await self._answer("read_doubts")
+        picture = self.picture
+        unknown = [f"{p.namespace}/{p.name}" for p in self.unowned.values() if p.is_unknown]
+        return Doubts(
+            database="memory",
+            server="nowhere",
+            guard_holds=self.guard.held_since is not None,
+            age_seconds=None if picture.seen_at is None else self.clock() - picture.seen_at,
+            interval_seconds=picture.interval_seconds,
+            is_whole=picture.is_whole,
+            seen_cluster_uid=picture.cluster_uid,
+            cluster_uid=self.cluster_uid,
+            unknown_count=len(unknown),
+            unknown_pods=sorted(unknown)[:5],
+        )
+
+    def _doubts(self, processor_id: UUID) -> dict[str, Any]:
+        """Of one whose row is missing or has ended."""
         guarded = self.guard.held_since is not None
+        if not (self.has_cluster or self.leader.term > 0):
+            return {"deletion_undecided": guarded}
+        own, picture = self.owners.get(processor_id), self.picture
+        is_ending = own is not None and own.end_granted
+        has_pod = own is not None and own.has_pod
+        age = None if picture.seen_at is None else self.clock() - picture.seen_at
+        return {
+            "deletion_undecided": guarded or (has_pod and not is_ending),
+            "no_picture": age is None or not -1 <= age <= picture.interval_seconds,
+            "unowned_pod": processor_id in self.unowned or (not picture.is_whole and not is_ending),
+        }
+
+    def _record(self, beat: Beat) -> BeatFacts:
         processor = self.processors.get(beat.processor_id)
         if processor is None:
             self._touch(self.links_of_gone.get(beat.processor_id))
-            own = self.owners.get(beat.processor_id)
-            has_pod = own is not None and own.pod_uid is not None and own.node_name is not None
-            return replace(NOT_FOUND, deletion_undecided=guarded or has_pod)
+            return replace(NOT_FOUND, **self._doubts(beat.processor_id))
         if not processor.locked:
             processor.health_status = "healthy" if beat.healthy else "unhealthy"
             processor.last_health_check_at = processor.heartbeat_at = self.clock()
@@ -276,7 +321,7 @@ class MemoryStore:
             processor.left_node_name,
             owner_node_name,
             owner_ready,
-            guarded,
+            **(self._doubts(beat.processor_id) if processor.status in ENDED else {}),
         )
 
     def _is_said_on_the_way_home(self, beat: Beat) -> bool:
@@ -607,6 +652,7 @@ class MemoryStore:
             node_name=pod.node_name,
             pod_ip=None,
             ready=False,
+            end_granted=False,
         )
         row = self.processors.setdefault(key, Processor())
         if action.kind is MoveKind.DEPARTURE:
@@ -645,12 +691,13 @@ class MemoryStore:
             return False
         if delete.move is not None:
             self._begin_move(key, delete.move, delete.epoch)
-        if own is not None and own.pod_uid == delete.pod.uid:
-            self.owners[key] = replace(own, ready=False)
+        is_undesired = delete.reason is Reason.NOT_DESIRED
+        is_unwritten = own is not None and own.pod_uid is None and is_undesired
+        if own is not None and (own.pod_uid == delete.pod.uid or is_unwritten):
+            own = replace(own, ready=False, end_granted=own.end_granted or is_undesired)
             if delete.reason is not Reason.FAILED:
-                self.owners[key] = replace(
-                    own, ready=False, exit_code=None, restart_reason=str(delete.reason)
-                )
+                own = replace(own, exit_code=None, restart_reason=str(delete.reason))
+            self.owners[key] = own
         return True
 
     def _failed(self, own: Ownership, failure: Failure) -> Ownership:
@@ -683,6 +730,7 @@ class MemoryStore:
                 namespace=pod.namespace,
                 node_name=pod.node_name or own.node_name,
                 ready=pod.ready,
+                end_granted=False,
                 exit_code=own.exit_code if is_same else None,
                 restart_reason=own.restart_reason if is_same else None,
                 changed_at=self.clock(),
@@ -704,6 +752,25 @@ class MemoryStore:
             pod = record.pod
             row.pod_name, row.pod_ip, row.node_name = pod.name, pod.ip, pod.node_name
         return held
+
+    async def record_picture(
+        self,
+        lease: Lease,
+        *,
+        interval_seconds: float,
+        cluster_uid: str | None,
+        is_whole: bool,
+        unowned: Mapping[UUID, UnownedPod] | None,
+    ) -> PictureBefore:
+        await self._leading("record_picture", lease)
+        before, had = self.picture, any(pod.is_unknown for pod in self.unowned.values())
+        self.cluster_uid = self.cluster_uid or cluster_uid
+        is_other = cluster_uid is not None and cluster_uid != self.cluster_uid
+        seen_at = None if is_other else self.clock()
+        self.picture = MemoryPicture(seen_at, interval_seconds, cluster_uid, is_whole)
+        if unowned is not None:
+            self.unowned = dict(unowned)
+        return PictureBefore(not is_other, before.cluster_uid, had)
 
     async def record_findings(
         self, lease: Lease, findings: Mapping[UUID, Finding], gone: Sequence[UUID]

@@ -346,6 +346,11 @@ class Metrics:
             "Pods that call themselves ours and belong to another fleet.",
             registry=r,
         )
+        self.unknown_pods = Gauge(
+            "dory_unknown_pods",
+            "Processors that run in the cluster, and that the database has no row of and never owned.",
+            registry=r,
+        )
         self.stopped_rollouts = Gauge(
             "dory_stopped_rollouts",
             "Templates whose rollout stopped, as what was replaced did not become ready.",

@@ -45,6 +45,7 @@ from dory_orchestrator.core.grants import Granted
 from dory_orchestrator.core.model import Desired, Observation, OrderKind, Pod, PodSpec
 from dory_orchestrator.core.node_health import NodeRecord
 from dory_orchestrator.core.node_rows import Candidate, ambiguous
+from dory_orchestrator.core.picture import Doubts, UnownedPod
 from dory_orchestrator.core.plan import (
     Adopt,
     CancelMove,
@@ -238,7 +239,11 @@ class ChangeStore(Protocol):
 
 
 class HealthStore(Protocol):
-    """What the checker `database` asks."""
+    """What the checkers `database` and `heartbeats` ask."""
+
+    async def read_doubts(self) -> Doubts:
+        """What keeps `shutdown` from being answered. Raises StoreUnavailable."""
+        ...
 
     async def ping(self, timeout_seconds: float) -> None:
         """Return if the database answers and takes writes; else raise StoreUnavailable."""
@@ -372,6 +377,14 @@ class NodeHealth(NamedTuple):
     record: NodeRecord
 
 
+class PictureBefore(NamedTuple):
+    """Whether a picture was taken, and what was recorded before it."""
+
+    is_taken: bool
+    cluster_uid: str | None
+    has_unknown_pods: bool
+
+
 class FleetStore(Protocol):
     """What the reconcile loop reads and writes. Every writing names the lease, and raises
     LeaseLost, with nothing done, once it is not held any more.
@@ -422,6 +435,20 @@ class FleetStore(Protocol):
     async def mark_shown(self, lease: Lease) -> None:
         """From now on everything that was recorded of findings, nodes and the guard is of this
         term; raises as `grant`."""
+        ...
+
+    async def record_picture(
+        self,
+        lease: Lease,
+        *,
+        interval_seconds: float,
+        cluster_uid: str | None,
+        is_whole: bool,
+        unowned: Mapping[UUID, UnownedPod] | None,
+    ) -> PictureBefore:
+        """Write that this leader sees the cluster now, and which pods bear ids without owning
+        them (None: as before); raises as `grant`. A picture of another cluster than the first one
+        is not taken: then there is none."""
         ...
 
     async def record_guard(self, lease: Lease, verdict: GuardVerdict) -> None:

@@ -61,6 +61,7 @@ NEEDED = {
     ("delete", "pods"),
     ("get", "configmaps"),
     ("create", "events"),
+    ("get", "namespaces"),
 }
 
 

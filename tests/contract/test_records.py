@@ -9,8 +9,9 @@ from tests.patience import patient
 
 from dory_orchestrator.core.directive import DirectiveReason, decide
 from dory_orchestrator.core.model import Directive, GuardRecord, Ownership
+from dory_orchestrator.core.picture import UnownedPod
 from dory_orchestrator.core.plan import Finding, GuardVerdict, Reason, Record
-from dory_orchestrator.ports import Beat, Event, NodeSummary, PodFinding
+from dory_orchestrator.ports import Beat, Event, Lease, LeaseLost, NodeSummary, PodFinding
 
 # Who owns
 
@@ -229,47 +230,200 @@ async def owned(world, lease, **fields):
 
 
 CONTINUE = (Directive.CONTINUE, DirectiveReason.DELETION_UNDECIDED)
+NO_PICTURE = (Directive.CONTINUE, DirectiveReason.NO_PICTURE)
+UNOWNED_POD = (Directive.CONTINUE, DirectiveReason.UNOWNED_POD)
+NOT_FOUND = (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
+ENDED = (Directive.SHUTDOWN, DirectiveReason.ENDED)
 
 
-async def test_a_pod_whose_row_is_gone_goes_on_until_its_end_is_decided(world, lease):
+async def see(world, lease, unowned=None, *, seconds=30.0, uid="c1", is_whole=True):
+    """A leader sees the cluster now, and these pods that bear ids without owning them."""
+    return await world.store.record_picture(
+        lease,
+        interval_seconds=seconds,
+        cluster_uid=uid,
+        is_whole=is_whole,
+        unowned=unowned,
+    )
+
+
+def unowned(name="p", *, is_unknown=True):
+    return UnownedPod("default", name, is_unknown)
+
+
+async def test_a_pod_whose_row_is_gone_goes_on_until_its_end_is_granted(world, lease):
+    await see(world, lease)
     key = await owned(world, lease)
     assert await answer(world, key) == (Directive.CONTINUE, DirectiveReason.DESIRED)
     await world.remove(key)
     assert await answer(world, key) == CONTINUE
     pod = a_pod(key)
     assert await world.store.grant(lease, [delete(pod, reason=Reason.NOT_DESIRED)]) == [True]
-    assert await answer(world, key) == CONTINUE, "it is being ended, in its own time"
+    assert await answer(world, key) == NOT_FOUND
     await world.store.grant(lease, [forget(key)])
-    assert await answer(world, key) == (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
+    assert await answer(world, key) == NOT_FOUND
 
 
-async def test_a_row_that_nobody_owned_is_not_found(world, lease):
-    assert await answer(world, uuid4()) == (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
+@pytest.mark.parametrize("status", ["terminated", "failed"])
+async def test_a_pod_whose_row_has_ended_goes_on_until_its_end_is_granted(world, lease, status):
+    await see(world, lease)
+    key, other = await owned(world, lease), await owned(world, lease)
+    await world.end(key, status)
+    assert await answer(world, key) == CONTINUE
+    pod = a_pod(key)
+    assert await world.store.grant(lease, [delete(pod, reason=Reason.NOT_DESIRED)]) == [True]
+    assert await answer(world, key) == ENDED
+    assert (await owner_of(world, key)).end_granted
+    assert not (await owner_of(world, other)).end_granted
+
+
+async def test_a_pod_that_is_ended_for_another_reason_is_not_told_to_end(world, lease):
+    await see(world, lease)
+    key = await owned(world, lease)
+    assert await world.store.grant(lease, [delete(a_pod(key), reason=Reason.CHANGED)]) == [True]
+    await world.remove(key)
+    assert await answer(world, key) == CONTINUE
+
+
+async def test_the_end_is_granted_also_before_it_is_written_which_pod_it_is(world, lease):
+    await see(world, lease)
     key = await world.desire()
     await world.store.grant(lease, [create(key)])
     await world.remove(key)
-    assert await answer(world, key) == (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
+    assert await answer(world, key) == CONTINUE, "its pod may run already"
+    await world.store.grant(lease, [delete(a_pod(key), reason=Reason.NOT_DESIRED)])
+    assert await answer(world, key) == NOT_FOUND
+
+
+async def end_granted(world, lease):
+    """One whose end was granted, and that is desired again."""
+    await see(world, lease)
+    key = await owned(world, lease)
+    await world.end(key, "terminated")
+    await world.store.grant(lease, [delete(a_pod(key), reason=Reason.NOT_DESIRED)])
+    await world.end(key, "running")
+    return key
+
+
+async def test_a_grant_of_the_end_is_over_with_a_new_pod(world, lease):
+    key = await end_granted(world, lease)
+    await world.store.grant(lease, [create(key, 2)])
+    await world.end(key, "terminated")
+    assert await answer(world, key) == CONTINUE
+
+
+async def test_a_grant_of_the_end_is_over_once_its_pod_is_desired_again(world, lease):
+    key = await end_granted(world, lease)
+    await world.store.record_pods(lease, [Record(key, 1, a_pod(key))])
+    await world.end(key, "terminated")
+    assert await answer(world, key) == CONTINUE
+
+
+async def test_a_row_that_nobody_owns_is_not_found(world, lease):
+    await see(world, lease)
+    assert await answer(world, uuid4()) == NOT_FOUND
+
+
+async def test_without_a_cluster_the_row_alone_decides(world):
+    assert await answer(world, uuid4()) == NOT_FOUND
+    assert await answer(world, await world.desire("terminated")) == ENDED
+
+
+async def test_nobody_is_told_to_end_before_a_leader_has_seen_the_cluster(world, lease):
+    ended = await world.desire("terminated")
+    for key in (uuid4(), ended):
+        assert await answer(world, key) == NO_PICTURE
+    await see(world, lease)
+    assert await answer(world, ended) == ENDED
+
+
+async def test_a_picture_counts_for_one_poll_interval(world, lease):
+    await see(world, lease, seconds=0.0)
+    await asyncio.sleep(0.01)  # by the database's clock: more than no time at all
+    assert await answer(world, uuid4()) == NO_PICTURE
+    doubts = await world.store.read_doubts()
+    assert doubts.age_seconds > 0
+    assert doubts.interval_seconds == 0
+
+
+async def test_whose_id_a_pod_bears_unowned_is_not_told_to_end(world, lease):
+    first, second, ended = uuid4(), uuid4(), await world.desire("terminated")
+    found = {first: unowned("a"), second: unowned("b"), ended: unowned("c", is_unknown=False)}
+    assert not (await see(world, lease, found)).has_unknown_pods
+    for key in found:
+        assert await answer(world, key) == UNOWNED_POD
+    assert (await see(world, lease)).has_unknown_pods, "as before"
+    assert await answer(world, first) == UNOWNED_POD
+    doubts = await world.store.read_doubts()
+    assert (doubts.unknown_count, list(doubts.unknown_pods)) == (2, ["default/a", "default/b"])
+    await see(world, lease, {second: unowned("b", is_unknown=False)})
+    assert await answer(world, first) == NOT_FOUND
+    assert await answer(world, second) == UNOWNED_POD
+    assert (await world.store.read_doubts()).unknown_count == 0
+
+
+async def test_a_pod_of_another_fleet_keeps_also_whose_end_was_granted(world, lease):
+    key = await end_granted(world, lease)
+    await world.end(key, "terminated")
+    assert await answer(world, key) == ENDED
+    await see(world, lease, {key: unowned(is_unknown=False)})
+    assert await answer(world, key) == UNOWNED_POD
+
+
+async def test_where_namespaces_are_not_seen_only_who_was_granted_its_end_is_told(world, lease):
+    key = await end_granted(world, lease)
+    await world.end(key, "terminated")
+    await see(world, lease, {}, is_whole=False)
+    assert await answer(world, key) == ENDED
+    assert await answer(world, uuid4()) == UNOWNED_POD
+
+
+async def test_another_cluster_is_no_picture(world, lease):
+    assert (await see(world, lease)).is_taken
+    assert await answer(world, uuid4()) == NOT_FOUND
+    said = await see(world, lease, uid="c2")
+    assert (said.is_taken, said.cluster_uid) == (False, "c1")
+    assert await answer(world, uuid4()) == NO_PICTURE
+    doubts = await world.store.read_doubts()
+    assert (doubts.cluster_uid, doubts.seen_cluster_uid) == ("c1", "c2")
+    assert (await see(world, lease, uid="c2")).cluster_uid == "c2", "it was told of already"
+    assert (await see(world, lease, uid="c1")).is_taken
+    assert await answer(world, uuid4()) == NOT_FOUND
+
+
+async def test_a_cluster_that_does_not_say_which_it_is_is_any(world, lease):
+    assert (await see(world, lease, uid=None)).is_taken
+    assert (await see(world, lease, uid="c1")).is_taken
+    assert (await see(world, lease, uid=None)).is_taken
+
+
+async def test_whoever_does_not_lead_sees_nothing(world, lease):
+    with pytest.raises(LeaseLost):
+        await see(world, Lease("somebody", lease.term))
+    assert await answer(world, uuid4()) == NO_PICTURE
 
 
 async def test_while_the_guard_holds_nobody_is_shut_down_for_a_missing_or_ended_row(world, lease):
-    ended, failed = await owned(world, lease), await world.desire("failed")
+    await see(world, lease)
+    ended, failed = await world.desire("terminated"), await world.desire("failed")
     running = await owned(world, lease)
-    await world.end(ended, "terminated")
     await hold_guard(world, lease)
     for key in (ended, failed, uuid4()):
         assert await answer(world, key) == CONTINUE
+    assert (await world.store.read_doubts()).guard_holds
     assert (await answer(world, running))[1] is DirectiveReason.DESIRED
     await hold_guard(world, lease, held=False)
     for key in (ended, failed):
-        assert await answer(world, key) == (Directive.SHUTDOWN, DirectiveReason.ENDED)
+        assert await answer(world, key) == ENDED
     assert (await answer(world, uuid4()))[0] is Directive.SHUTDOWN
 
 
 async def test_each_beat_of_a_batch_gets_its_own_answer(world, lease):
     gone, ended, never = await owned(world, lease), await world.desire("terminated"), uuid4()
-    running = await world.desire()
+    running, borne = await world.desire(), uuid4()
+    await see(world, lease, {borne: unowned()})
     await world.remove(gone)
-    order = [gone, ended, never, running, gone, never]
+    order = [gone, ended, never, running, borne, gone, never]
     facts = await world.store.record_heartbeats(
         [Beat(key, "n1", True) for key in order], canary=False, timeout_seconds=patient(5)
     )
@@ -278,6 +432,7 @@ async def test_each_beat_of_a_batch_gets_its_own_answer(world, lease):
         "ended",
         "not_found",
         "desired",
+        "unowned_pod",
         "deletion_undecided",
         "not_found",
     ]

@@ -67,6 +67,54 @@ MOVED = BeatFacts(True, True, "running", HOME, CLOUD, True)
             DirectiveReason.DELETION_UNDECIDED,
             id="left-behind-ended-undecided",
         ),
+        pytest.param(
+            BeatFacts(False, True, no_picture=True, unowned_pod=True),
+            HOME,
+            DirectiveReason.NO_PICTURE,
+            id="missing-nobody-looks",
+        ),
+        pytest.param(
+            BeatFacts(True, True, "failed", no_picture=True),
+            HOME,
+            DirectiveReason.NO_PICTURE,
+            id="ended-nobody-looks",
+        ),
+        pytest.param(
+            BeatFacts(False, True, unowned_pod=True),
+            HOME,
+            DirectiveReason.UNOWNED_POD,
+            id="missing-and-borne",
+        ),
+        pytest.param(
+            BeatFacts(True, True, "terminated", unowned_pod=True),
+            HOME,
+            DirectiveReason.UNOWNED_POD,
+            id="ended-and-borne",
+        ),
+        pytest.param(
+            BeatFacts(False, True, deletion_undecided=True, no_picture=True, unowned_pod=True),
+            HOME,
+            DirectiveReason.DELETION_UNDECIDED,
+            id="missing-with-every-doubt",
+        ),
+        pytest.param(
+            BeatFacts(False, False, no_picture=True, unowned_pod=True),
+            HOME,
+            DirectiveReason.NOT_RECORDED,
+            id="unknown-nobody-looks",
+        ),
+        pytest.param(
+            replace(MOVED, no_picture=True, unowned_pod=True),
+            HOME,
+            DirectiveReason.MOVED_AWAY,
+            id="left-behind-nobody-looks",
+        ),
+        pytest.param(
+            BeatFacts(True, True, "running", no_picture=True, unowned_pod=True),
+            HOME,
+            DirectiveReason.DESIRED,
+            id="running-nobody-looks",
+        ),
         pytest.param(MOVED, HOME, DirectiveReason.MOVED_AWAY, id="left-behind"),
         pytest.param(MOVED, CLOUD, DirectiveReason.DESIRED, id="the-owner-itself"),
         pytest.param(MOVED, "", DirectiveReason.DESIRED, id="sender-does-not-say"),
@@ -111,6 +159,8 @@ names = st.sampled_from([None, "", HOME, CLOUD])
         owner_node_name=names,
         owner_ready=st.booleans(),
         deletion_undecided=st.booleans(),
+        no_picture=st.booleans(),
+        unowned_pod=st.booleans(),
     ),
     st.sampled_from(["", HOME, CLOUD]),
 )
@@ -121,4 +171,5 @@ def test_shutdown_always_has_a_finding(facts, sender):
         assert facts.recorded
         left_behind = sender == facts.left_node_name != facts.owner_node_name and facts.owner_ready
         ended = not facts.found or facts.status in {"terminated", "failed"}
-        assert (ended and not facts.deletion_undecided) or left_behind
+        doubt = facts.deletion_undecided or facts.no_picture or facts.unowned_pod
+        assert (ended and not doubt) or left_behind

@@ -174,6 +174,8 @@ FACTS = st.builds(
     owner_node_name=st.sampled_from([None, "a", "b"]),
     owner_ready=st.booleans(),
     deletion_undecided=st.booleans(),
+    no_picture=st.booleans(),
+    unowned_pod=st.booleans(),
 )
 
 

@@ -477,6 +477,7 @@ _CLUSTER = Row(
             [
                 Query(f"sum by (status) ({_led('dory_pods_total')})", "{{status}}"),
                 Query(f"sum({_led('dory_foreign_pods')})", "of another fleet"),
+                Query(f"sum({_led('dory_unknown_pods')})", "unknown to the database"),
             ],
         ),
         Panel(

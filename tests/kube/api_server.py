@@ -133,6 +133,8 @@ class ApiServer:
         self._compacted = 0
         self.watches: set[_Watch] = set()
         self._runner: web.AppRunner | None = None
+        # By its uid a cluster is told from others.
+        self.put("namespaces", {"metadata": {"name": "kube-system"}})
 
     # Its life ---------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         yield found
 
 
-WATCHES = 3
+WATCHES = 4
 """Nodes, and the pods of two namespaces."""
 
 

@@ -15,6 +15,7 @@ from dory_orchestrator.api.asgi import json_response
 from dory_orchestrator.api.bodies import ComponentAnswer, HealthAnswer
 from dory_orchestrator.core.health import overall, ready
 from dory_orchestrator.core.model import ComponentHealth, HealthStatus
+from dory_orchestrator.core.picture import directives_health
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import HealthStore, StoreError
@@ -141,6 +142,21 @@ def database_check(store: HealthStore) -> Check:
         except StoreError as error:
             return ComponentHealth(HealthStatus.UNHEALTHY, str(error))
         return ComponentHealth(HealthStatus.HEALTHY, "answers and takes writes")
+
+    return check
+
+
+def directives_check(store: HealthStore) -> Check:
+    """Whether anybody could be told to end. A part of the checker `heartbeats`."""
+    began_at = asyncio.get_running_loop().time()
+
+    async def check() -> ComponentHealth:
+        age_seconds = asyncio.get_running_loop().time() - began_at
+        try:
+            return directives_health(await store.read_doubts(), age_seconds)
+        except StoreError as error:
+            # What keeps the database from answering is told by the checker `database`.
+            return ComponentHealth(HealthStatus.DEGRADED, f"nobody is told to end: {error}")
 
     return check
 

@@ -13,7 +13,7 @@ from dory_orchestrator.api.auth import Tokens
 from dory_orchestrator.api.edge import EdgeApi
 from dory_orchestrator.api.fleet import FleetApi
 from dory_orchestrator.api.group_commit import GroupCommitLimits, HeartbeatRecorder
-from dory_orchestrator.api.health import Check, Health, database_check
+from dory_orchestrator.api.health import Check, Health, database_check, directives_check
 from dory_orchestrator.api.page.handlers import Page
 from dory_orchestrator.api.protocol import Connections
 from dory_orchestrator.api.server import Server, allow_connections, make_server, url_of
@@ -165,8 +165,14 @@ class ApiProcess:
                 for name in ("health-poller", "reconciler"):
                     self.health.add(name, self.reports.component(name))
 
+        directives = directives_check(self.store)
+
         async def heartbeats() -> ComponentHealth:
-            return self.canary.health()
+            health = self.canary.health()
+            if health.status is not HealthStatus.HEALTHY or not has_cluster(self.settings):
+                return health
+            found = await directives()
+            return health if found.status is HealthStatus.HEALTHY else found
 
         self.health.add("heartbeats", heartbeats)
 

@@ -85,6 +85,7 @@ def open_store(settings: Settings, metrics: Metrics, role: str) -> PostgresStore
         # Whether a node is silent is asked of its processors well before it counts as such.
         quiet_seconds=settings.heartbeat_stale / 2,
         role=role,
+        has_cluster=has_cluster(settings),
     )
 
 
@@ -95,6 +96,7 @@ def open_views(settings: Settings, metrics: Metrics) -> PostgresViews:
         settings.config_db.get_secret_value(),
         metrics=metrics,
         timeout_seconds=settings.database_timeout,
+        has_cluster=has_cluster(settings),
     )
 
 

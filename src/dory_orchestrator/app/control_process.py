@@ -24,6 +24,7 @@ from dory_orchestrator.cluster.absent import AbsentCluster
 from dory_orchestrator.cluster.kubernetes.client import KubernetesCluster
 from dory_orchestrator.cluster.kubernetes.connection import Connection
 from dory_orchestrator.cluster.kubernetes.manifest import Surroundings
+from dory_orchestrator.cluster.kubernetes.watching import pace_of
 from dory_orchestrator.cluster.local.client import LocalCluster
 from dory_orchestrator.core.model import ComponentHealth, HealthStatus
 from dory_orchestrator.logs import get_logger
@@ -99,7 +100,7 @@ class ControlProcess:
             sentinel=settings.sentinel,
         )
         connection = Connection(settings.kubeconfig, settings.kube_context)
-        return KubernetesCluster(connection, around)
+        return KubernetesCluster(connection, around, pace_of(settings.poll_interval))
 
     def components(self) -> Mapping[str, ComponentHealth]:
         """The components that are known of."""

@@ -16,6 +16,8 @@ class DirectiveReason(StrEnum):
 
     NOT_RECORDED = "not_recorded"
     DELETION_UNDECIDED = "deletion_undecided"
+    NO_PICTURE = "no_picture"
+    UNOWNED_POD = "unowned_pod"
     NOT_FOUND = "not_found"
     ENDED = "ended"
     MOVED_AWAY = "moved_away"
@@ -28,8 +30,13 @@ class BeatFacts:
 
     `recorded` is False when a row that the beat belongs in was held by another transaction.
     `left_node_name` is the node that the processor left in its latest move; only of a
-    processor that has left one is the owner told. `deletion_undecided` while the deletion guard
-    holds, and while a processor whose row is gone still has a pod that nobody decided to end.
+    processor that has left one is the owner told.
+
+    The others are of a processor whose row is missing or has ended, and hold only where there is
+    a cluster. `deletion_undecided` while the deletion guard holds, and while it owns a pod whose
+    end was not granted; `no_picture` while no leader of this database has a fresh picture of its
+    cluster; `unowned_pod` while a pod bears its id, or may do so unseen, that it does not own
+    here: then it may be the database that is wrong.
     """
 
     found: bool
@@ -39,6 +46,13 @@ class BeatFacts:
     owner_node_name: str | None = None
     owner_ready: bool = False
     deletion_undecided: bool = False
+    no_picture: bool = False
+    unowned_pod: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether its row is missing or has ended."""
+        return not self.found or self.status in ENDED
 
 
 NOT_FOUND = BeatFacts(found=False, recorded=True)
@@ -47,6 +61,8 @@ NOT_FOUND = BeatFacts(found=False, recorded=True)
 DIRECTIVES = {
     DirectiveReason.NOT_RECORDED: Directive.CONTINUE,
     DirectiveReason.DELETION_UNDECIDED: Directive.CONTINUE,
+    DirectiveReason.NO_PICTURE: Directive.CONTINUE,
+    DirectiveReason.UNOWNED_POD: Directive.CONTINUE,
     DirectiveReason.NOT_FOUND: Directive.SHUTDOWN,
     DirectiveReason.ENDED: Directive.SHUTDOWN,
     DirectiveReason.MOVED_AWAY: Directive.SHUTDOWN,
@@ -61,7 +77,17 @@ _RULES: tuple[tuple[DirectiveReason, Rule, _Holds], ...] = (
     (
         DirectiveReason.DELETION_UNDECIDED,
         Rule.DELETION_UNDECIDED,
-        lambda facts, _: facts.deletion_undecided and (not facts.found or facts.status in ENDED),
+        lambda facts, _: facts.deletion_undecided and facts.gone,
+    ),
+    (
+        DirectiveReason.NO_PICTURE,
+        Rule.NO_PICTURE,
+        lambda facts, _: facts.no_picture and facts.gone,
+    ),
+    (
+        DirectiveReason.UNOWNED_POD,
+        Rule.UNOWNED_POD,
+        lambda facts, _: facts.unowned_pod and facts.gone,
     ),
     (DirectiveReason.NOT_FOUND, Rule.NOT_FOUND, lambda facts, _: not facts.found),
     (DirectiveReason.ENDED, Rule.ENDED, lambda facts, _: facts.status in ENDED),
@@ -97,6 +123,8 @@ def explain(facts: BeatFacts, sender_node_name: str) -> Why:
     trail = Trail()
     numbers: Mapping[Rule, tuple[Scalar, ...]] = {
         Rule.DELETION_UNDECIDED: (facts.status,),
+        Rule.NO_PICTURE: (facts.status,),
+        Rule.UNOWNED_POD: (facts.status,),
         Rule.ENDED: (facts.status,),
         Rule.MOVED_AWAY: (
             sender_node_name,
@@ -117,6 +145,8 @@ def _known(facts: BeatFacts) -> dict[str, Scalar]:
         "row_found": facts.found,
         "status": facts.status,
         "deletion_undecided": facts.deletion_undecided,
+        "no_picture": facts.no_picture,
+        "unowned_pod": facts.unowned_pod,
         "left_node": facts.left_node_name,
         "owner_node": facts.owner_node_name,
         "owner_ready": facts.owner_ready,

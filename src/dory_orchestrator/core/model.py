@@ -235,6 +235,16 @@ class PodSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Bearer:
+    """A pod that bears a processor's id, wherever in the cluster."""
+
+    processor_id: UUID
+    namespace: str
+    name: str
+    fleet_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """A cluster at one moment: nodes by name, and the pods that call themselves ours, by uid.
 
@@ -248,6 +258,12 @@ class Observation:
     namespaces: frozenset[str] | None = None
     hidden: Mapping[str, str] = field(default_factory=dict)
     age_seconds: float = field(default=0.0, compare=False)
+    elsewhere: Mapping[str, Bearer] = field(default_factory=dict)
+    """Pods that bear the id of a processor in any other namespace, by uid."""
+    is_whole: bool = True
+    """Whether no pod that bears one can be missing."""
+    cluster_uid: str | None = None
+    """Which cluster it is, if that is known."""
 
     def shows(self, namespace: str | None) -> bool:
         """Whether pods of this namespace would be in it; None is none that could hide a pod."""
@@ -352,6 +368,7 @@ class Ownership:
     the pod that owned it before `pod_name` was cleared: what it saved at its end is the newest.
     `namespace` is where a pod of it was seen last. `changed_at` is when any of this changed last:
     mostly, since when its pod is what it is.
+    `end_granted`: its owner is being ended because no row desires it.
     """
 
     epoch: int
@@ -368,6 +385,12 @@ class Ownership:
     last_pod_name: str | None = None
     namespace: str | None = None
     changed_at: float | None = field(default=None, compare=False)
+    end_granted: bool = False
+
+    @property
+    def has_pod(self) -> bool:
+        """Whether a pod of it runs, or is on its way to a node."""
+        return self.pod_uid is not None or self.node_name is not None
 
     @property
     def newest_pod_name(self) -> str | None:
@@ -385,6 +408,7 @@ class Ownership:
             pod_name=None,
             pod_ip=None,
             last_pod_name=self.newest_pod_name,
+            end_granted=False,
         )
 
     def forgotten(self) -> "Ownership":

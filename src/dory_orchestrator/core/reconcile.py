@@ -597,6 +597,8 @@ def _differs(own: Ownership, pod: Pod) -> bool:
         or own.pod_ip != pod.ip
         or own.pod_name != pod.name
         or own.namespace != pod.namespace
+        # Its end was granted, and it is desired again.
+        or own.end_granted
         or (pod.node_name is not None and own.node_name != pod.node_name)
     )
 

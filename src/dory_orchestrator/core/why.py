@@ -96,6 +96,8 @@ class Rule(StrEnum):
     # What a heartbeat is answered with.
     NOT_RECORDED = "not_recorded"
     DELETION_UNDECIDED = "deletion_undecided"
+    NO_PICTURE = "no_picture"
+    UNOWNED_POD = "unowned_pod"
     NOT_FOUND = "not_found"
     ENDED = "ended"
     MOVED_AWAY = "moved_away"
@@ -251,6 +253,13 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         Rule.NOT_RECORDED: Asked("Could the heartbeat not be recorded?"),
         Rule.DELETION_UNDECIDED: Asked(
             "Is its end undecided: the guard holds, or its pod was not decided on?", ("status",)
+        ),
+        Rule.NO_PICTURE: Asked(
+            "Has no leader of this database a fresh picture of its cluster?", ("status",)
+        ),
+        Rule.UNOWNED_POD: Asked(
+            "Does a pod bear its id that this database does not own, or may one unseen?",
+            ("status",),
         ),
         Rule.NOT_FOUND: Asked("Is its row missing?"),
         Rule.ENDED: Asked("Is it terminated or failed?", ("status",)),

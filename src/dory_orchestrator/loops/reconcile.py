@@ -33,6 +33,7 @@ from dory_orchestrator.loops.lead import Leadership
 from dory_orchestrator.loops.lookups import Lookups
 from dory_orchestrator.loops.move_traces import MoveTraces
 from dory_orchestrator.loops.observe import Observer
+from dory_orchestrator.loops.picture import Picture
 from dory_orchestrator.loops.show import Display
 from dory_orchestrator.loops.shown_pods import ShownPods
 from dory_orchestrator.loops.wake import Wake
@@ -172,6 +173,14 @@ class Reconciler:
         self._display = Display(store, metrics, tracer)
         self._pods_shown = ShownPods(store)
         self._lookups = Lookups(cluster, limits, wake.set)
+        self._picture = Picture(
+            store,
+            observer,
+            metrics=metrics,
+            poll_interval_seconds=poll_interval_seconds,
+            lease=lambda: leadership.lease,
+            desired=lambda: self.desired,
+        )
         self._actor = Actor(
             store=store,
             cluster=cluster,
@@ -188,6 +197,7 @@ class Reconciler:
     async def run(self) -> None:
         """Go on until cancelled. An expected error ends a cycle; any other ends the process."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._picture.keep())
             failures = 0
             while True:
                 woken_at = self._wake.take()
@@ -255,6 +265,8 @@ class Reconciler:
         plan = self._compute(snapshot)
         span.set(actions=len(plan.actions), moves=len(desired.moves), term=lease.term)
         turn = Turn(group, lease, woken_at, desired.moves)
+        # Before what may fail: it is what heartbeats are answered by.
+        await self._picture.write()
         # Before anything is granted by it: whoever takes over must know what was known.
         with self._tracer.span("reconcile.judge"):
             await self._judged.write(lease, plan, desired)

@@ -108,6 +108,7 @@ class Database:
         self.node_records: dict[str, NodeRecord] = {}
         self.brake = BrakeRecord()
         self.guard = GuardRecord()
+        self.picture_until: float | None = None
         self.leader = Leader()
         self.given_epochs: set[tuple[UUID, int]] = set()
         self.checkpoints: dict[UUID, StoredCheckpoint] = {}
@@ -185,8 +186,13 @@ class Database:
         if config is None:
             if link is not None:
                 self.heard_at[link] = self.ground.database_now
-            has_pod = own is not None and own.pod_uid is not None and own.node_name is not None
-            return replace(NOT_FOUND, deletion_undecided=held or has_pod)
+            undecided = own is not None and own.has_pod and not own.end_granted
+            until = self.picture_until
+            return replace(
+                NOT_FOUND,
+                deletion_undecided=held or undecided,
+                no_picture=until is None or self.ground.database_now > until,
+            )
         now = self.ground.database_now
         if link is not None:
             self.heard_at[link] = now
@@ -246,6 +252,10 @@ class Database:
         if plan.brake is not None and plan.brake.record != desired.brake:
             self.brake = plan.brake.record
 
+    def record_picture(self, interval_seconds: float) -> None:
+        """A leader sees the cluster now."""
+        self.picture_until = self.ground.database_now + interval_seconds
+
     def record_guard(self, plan: Plan) -> None:
         """Whether the deletion guard holds."""
         since = None
@@ -276,6 +286,7 @@ class Database:
             namespace=pod.namespace,
             node_name=pod.node_name or own.node_name,
             ready=pod.ready,
+            end_granted=False,
             exit_code=own.exit_code if is_same else None,
             restart_reason=own.restart_reason if is_same else None,
             changed_at=self.ground.database_now,
@@ -386,8 +397,9 @@ class Database:
                 key not in self.vanished or action.pod.phase is PodPhase.PENDING,
                 f"{key}: {action.detail}",
             )
-        if own is not None and own.pod_uid == action.pod.uid:
-            own = replace(own, ready=False)
+        is_unwritten = own is not None and own.pod_uid is None and undesired
+        if own is not None and (own.pod_uid == action.pod.uid or is_unwritten):
+            own = replace(own, ready=False, end_granted=own.end_granted or undesired)
             if action.reason is not Reason.FAILED:
                 own = replace(own, exit_code=None, restart_reason=str(action.reason))
             self.ownership[key] = own
@@ -421,6 +433,7 @@ class Database:
             pod_name=pod.name,
             node_name=pod.node_name,
             pod_ip=None,
+            end_granted=False,
             ready=False,
         )
         if action.kind is MoveKind.FAILOVER:

@@ -258,6 +258,7 @@ class Orchestrator:
                 self.until = 0.0
             self._wake_in(1.0)
             return
+        database.record_picture(_POLL_SECONDS)
         database.record_health(plan, desired)
         for record in plan.records:
             database.record_pod(record)

@@ -5,6 +5,7 @@ Each writing transaction begins with the lease: held, or nothing of it happens.
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple
 from functools import cached_property, partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -29,6 +30,7 @@ from dory_orchestrator.core.model import (
     Pause,
 )
 from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState
+from dory_orchestrator.core.picture import UnownedPod
 from dory_orchestrator.core.plan import (
     Adopt,
     CancelMove,
@@ -52,6 +54,7 @@ from dory_orchestrator.ports import (
     LeaseLost,
     NodeHealth,
     NodeSummary,
+    PictureBefore,
     PodFinding,
     StoreDataError,
     event_of,
@@ -203,6 +206,34 @@ class ControlStore:
             await connection.execute(QUERIES["mark_shown"], lease.term)
 
         await self._leading("mark_shown", lease, work)
+
+    async def record_picture(
+        self,
+        lease: Lease,
+        *,
+        interval_seconds: float,
+        cluster_uid: str | None,
+        is_whole: bool,
+        unowned: Mapping[UUID, UnownedPod] | None,
+    ) -> PictureBefore:
+        """See FleetStore. Together: whoever reads the one reads the others, too."""
+
+        async def work(connection: Connection) -> PictureBefore:
+            before = await connection.fetchrow(QUERIES["picture_before"])
+            await connection.execute(QUERIES["remember_cluster"], cluster_uid)
+            if unowned is not None:
+                await connection.execute(QUERIES["forget_unowned_pods"], list(unowned))
+                await connection.execute(
+                    QUERIES["record_unowned_pods"],
+                    list(unowned),
+                    *_columns([astuple(pod) for pod in unowned.values()], 3),
+                )
+            is_taken = await connection.fetchval(
+                QUERIES["record_picture"], lease.term, interval_seconds, cluster_uid, is_whole
+            )
+            return PictureBefore(is_taken, *before)
+
+        return await self._leading("record_picture", lease, work)
 
     async def record_guard(self, lease: Lease, verdict: GuardVerdict) -> None:
         """See FleetStore."""

@@ -12,6 +12,7 @@ from dory_orchestrator.core.breaker import BreakerLimits
 from dory_orchestrator.core.database_url import read
 from dory_orchestrator.core.directive import ENDED, NOT_FOUND, BeatFacts
 from dory_orchestrator.core.node_rows import Candidate
+from dory_orchestrator.core.picture import Doubts
 from dory_orchestrator.metrics import Metrics
 from dory_orchestrator.ports import (
     Beat,
@@ -36,6 +37,7 @@ CHANNEL = "orchestrator_changed"
 _LISTENER_CHECK_SECONDS = 1.0
 """A connection that only listens hears nothing of its end: so often it asks."""
 _LOCK_WAIT_MILLISECONDS = "1000"
+_UNKNOWN_SHOWN_MAX = 5
 
 
 class PostgresStore(ControlStore, CheckpointStatements, WebhookStatements):
@@ -55,7 +57,10 @@ class PostgresStore(ControlStore, CheckpointStatements, WebhookStatements):
         quiet_seconds: float = 30.0,
         breaker: BreakerLimits | None = None,
         role: str = "all",
+        has_cluster: bool = False,
     ) -> None:
+        """`has_cluster`: a row alone ends no program."""
+        self._has_cluster = has_cluster
         self._url = read(dsn)
         self._timeout_seconds = timeout_seconds
         self._canary_gap_seconds = canary_gap_seconds
@@ -84,6 +89,15 @@ class PostgresStore(ControlStore, CheckpointStatements, WebhookStatements):
             "ping", driver.check, timeout_seconds=timeout_seconds, past_breaker=True
         )
 
+    async def read_doubts(self) -> Doubts:
+        """See HealthStore."""
+
+        async def work(connection: Connection) -> Any:
+            return await connection.fetchrow(QUERIES["read_doubts"], _UNKNOWN_SHOWN_MAX)
+
+        row = await self._others.run("read_doubts", work, timeout_seconds=self._timeout_seconds)
+        return Doubts(**row)
+
     # Heartbeats
 
     async def record_heartbeats(
@@ -95,6 +109,7 @@ class PostgresStore(ControlStore, CheckpointStatements, WebhookStatements):
             [beat[0] for beat in beats],
             [beat[1] for beat in beats],
             [beat[2] for beat in beats],
+            self._has_cluster,
         )
 
         async def record(connection: Connection) -> list[Any]:
@@ -228,12 +243,10 @@ async def _listen(connection: Connection, changed: asyncio.Event) -> None:
 def _facts(rows: Sequence[Any], count: int) -> list[BeatFacts]:
     """Facts by the ordinals, from 1, of the beats that share them."""
     facts = [NOT_FOUND] * count
-    for ordinals, found, recorded, status, left, owner, ready, undecided, _ in rows:
-        if not found and not undecided:
+    for ordinals, found, recorded, status, left, owner, ready, *doubts, _ in rows:
+        if not found and not any(doubts):
             continue
-        shared = BeatFacts(
-            found, recorded or not found, status or "", left, owner, ready, undecided
-        )
+        shared = BeatFacts(found, recorded or not found, status or "", left, owner, ready, *doubts)
         for ordinal in ordinals:
             before = facts[ordinal - 1]
             # A table without a key may hold an id twice: the row that keeps it alive counts.

@@ -3,7 +3,7 @@
 
 -- record_heartbeats --
 -- $1 processor ids, $2 node names, $3 healthy: one entry a beat. Of several of one processor
--- the last decides its health.
+-- the last decides its health. $4 whether a cluster is configured.
 -- Rows are locked in order of id, so that two writers cannot wait for each other, and rows
 -- that somebody else holds are skipped: one forgotten transaction must not stop all beats.
 -- Each row is looked up once, when it is locked, and then written in its place (ctid). One that
@@ -11,6 +11,15 @@
 WITH beat AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::boolean[])
         WITH ORDINALITY AS b (processor_id, node_name, healthy, ordinal)
+),
+-- Where there is a cluster no row alone ends a program. That there is one is also said by a leader.
+picture AS MATERIALIZED (
+    SELECT c.has_cluster, p.is_whole,
+        c.has_cluster AND (p.seen_at BETWEEN now() - make_interval(secs => p.interval_seconds)
+            AND now() + interval '1 second') IS NOT TRUE AS is_missing
+    FROM orchestrator.picture p,
+        LATERAL (SELECT $4 OR EXISTS (
+            SELECT FROM orchestrator.leader WHERE term > 0) AS has_cluster) c
 ),
 processor_lock AS MATERIALIZED (
     SELECT id, ctid AS place, status::text AS status
@@ -36,6 +45,7 @@ known AS (
         b.ordinal,
         l.id IS NOT NULL AS locked,
         l.status,
+        l.id IS NULL OR (l.status IN ('terminated', 'failed')) IS TRUE AS gone,
         link.edge_node_id,
         CASE WHEN departed.name = b.node_name THEN departed.id END AS seen_edge_node_id,
         departed.name AS left_node_name,
@@ -90,6 +100,8 @@ SELECT
     owner_node_name,
     owner_ready,
     undecided,
+    no_picture,
+    unowned_pod,
     -- For this transaction only: a crash of the server may forget the last beats, nothing else.
     set_config('synchronous_commit', 'off', true)
 FROM (
@@ -108,19 +120,32 @@ FROM (
             AND (k.seen_edge_node_id IS NULL
                 OR EXISTS (SELECT FROM node_written w WHERE w.id = k.seen_edge_node_id))
             AS recorded,
-        -- The deletion guard holds; or the row is gone, and the leader has not yet decided on
-        -- the pod that it still has.
-        (SELECT held_since IS NOT NULL FROM orchestrator.guard)
-            OR CASE WHEN k.locked THEN false
-                ELSE EXISTS (
-                    SELECT FROM orchestrator.ownership o
-                    WHERE o.processor_id = k.processor_id
-                        AND o.pod_uid IS NOT NULL AND o.node_name IS NOT NULL
-                ) END
-            AS undecided
+        -- Of what is neither missing nor ended nothing of this matters. The deletion guard holds;
+        -- or the leader has not yet decided on the pod that it still has.
+        CASE WHEN k.gone THEN
+            (SELECT held_since IS NOT NULL FROM orchestrator.guard)
+            OR (SELECT has_cluster FROM picture) AND EXISTS (
+                SELECT FROM orchestrator.ownership o
+                WHERE o.processor_id = k.processor_id AND NOT o.end_granted
+                    AND (o.pod_uid IS NOT NULL OR o.node_name IS NOT NULL)
+            )
+        ELSE false END AS undecided,
+        CASE WHEN k.gone THEN COALESCE((SELECT is_missing FROM picture), true)
+        ELSE false END AS no_picture,
+        CASE WHEN k.gone AND (SELECT has_cluster FROM picture) THEN
+            EXISTS (
+                SELECT FROM orchestrator.unowned_pods u WHERE u.processor_id = k.processor_id
+            )
+            -- A pod in a namespace that is not looked at would not be seen.
+            OR NOT (SELECT is_whole FROM picture) AND NOT EXISTS (
+                SELECT FROM orchestrator.ownership o
+                WHERE o.processor_id = k.processor_id AND o.end_granted
+            )
+        ELSE false END AS unowned_pod
     FROM known k
 ) told
-GROUP BY found, recorded, status, left_node_name, owner_node_name, owner_ready, undecided
+GROUP BY found, recorded, status, left_node_name, owner_node_name, owner_ready, undecided,
+    no_picture, unowned_pod
 
 -- renew_canary --
 -- $1 longest time in seconds between canary beats that is no gap. In the transaction of the
@@ -379,7 +404,7 @@ SELECT engaged_at, reason, population, override_until FROM orchestrator.brake
 -- list_ownership --
 SELECT processor_id, epoch, pod_uid, pod_name, pod_ip, node_name, ready, failures,
     failed_pod_uid, extract(epoch FROM retry_at)::float8 AS retry_at, exit_code, restart_reason,
-    last_pod_name, namespace, extract(epoch FROM updated_at)::float8 AS changed_at
+    last_pod_name, namespace, extract(epoch FROM updated_at)::float8 AS changed_at, end_granted
 FROM orchestrator.ownership
 
 -- read_pause --
@@ -617,7 +642,8 @@ RETURNING m.processor_id
 WITH granted AS (
     UPDATE orchestrator.ownership o
     SET epoch = o.epoch + 1, pod_uid = a.pod_uid, pod_name = a.pod_name, node_name = a.node_name,
-        pod_ip = NULL, ready = false, left_edge_node_id = a.left_edge_node_id, updated_at = now()
+        pod_ip = NULL, ready = false, left_edge_node_id = a.left_edge_node_id,
+        end_granted = false, updated_at = now()
     FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::uuid[])
         AS a (processor_id, epoch, pod_uid, pod_name, node_name, left_edge_node_id)
     WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
@@ -707,7 +733,7 @@ ORDER BY a.processor_id
 ON CONFLICT (processor_id) DO UPDATE
 SET epoch = excluded.epoch, node_name = excluded.node_name, ready = false, updated_at = now(),
     last_pod_name = COALESCE(o.pod_name, o.last_pod_name),
-    pod_uid = NULL, pod_name = NULL, pod_ip = NULL
+    pod_uid = NULL, pod_name = NULL, pod_ip = NULL, end_granted = false
 WHERE o.epoch = excluded.epoch - 1
 RETURNING processor_id
 
@@ -742,11 +768,14 @@ owned AS (
 noted AS (
     UPDATE orchestrator.ownership o
     SET ready = false, updated_at = now(),
+        end_granted = o.end_granted OR a.undesired,
         exit_code = CASE WHEN a.restart_reason IS NULL THEN o.exit_code END,
         restart_reason = COALESCE(a.restart_reason, o.restart_reason)
     FROM asked a, owned
     WHERE owned.processor_id = o.processor_id AND a.processor_id = o.processor_id
-        AND o.epoch = a.epoch AND o.pod_uid = a.pod_uid
+        AND o.epoch = a.epoch
+        -- Which pod it is may not be written yet.
+        AND (o.pod_uid = a.pod_uid OR o.pod_uid IS NULL AND a.undesired)
 )
 SELECT a.pod_uid FROM asked a
 LEFT JOIN owned ON owned.processor_id = a.processor_id
@@ -782,7 +811,7 @@ SET pod_uid = NULL, pod_name = NULL, pod_ip = NULL, node_name = NULL, ready = fa
     failures = 0, failed_pod_uid = NULL, retry_at = NULL, exit_code = NULL,
     restart_reason = NULL, last_pod_name = COALESCE(o.pod_name, o.last_pod_name),
     state_namespace = COALESCE(o.namespace, o.state_namespace), namespace = NULL,
-    updated_at = now()
+    end_granted = false, updated_at = now()
 FROM unnest($1::uuid[], $2::bigint[]) AS a (processor_id, epoch)
 WHERE o.processor_id = a.processor_id AND o.epoch = a.epoch
     AND NOT EXISTS (
@@ -806,7 +835,7 @@ SET exit_code = CASE WHEN o.pod_uid = a.pod_uid THEN o.exit_code END,
     restart_reason = CASE WHEN o.pod_uid = a.pod_uid THEN o.restart_reason END,
     pod_uid = a.pod_uid, pod_name = a.pod_name, pod_ip = a.pod_ip,
     node_name = COALESCE(a.node_name, o.node_name), ready = a.ready, namespace = a.namespace,
-    updated_at = now()
+    end_granted = false, updated_at = now()
 FROM unnest(
     $1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[],
     $8::text[]
@@ -933,6 +962,57 @@ SET kind = excluded.kind, ready = excluded.ready, ready_changed_at = excluded.re
 -- mark_shown --
 -- $1 term.
 UPDATE orchestrator.fleet SET shown_term = $1
+
+-- remember_cluster --
+-- $1 the uid of the cluster that is looked at, or null. The first one is remembered.
+UPDATE orchestrator.fleet SET cluster_uid = $1
+WHERE cluster_uid IS NULL AND $1::text IS NOT NULL
+
+-- record_picture --
+-- $1 term, $2 poll interval in seconds, $3 the uid of the cluster or null, $4 whether it shows all
+-- namespaces. A picture of another cluster than the remembered one is none.
+UPDATE orchestrator.picture
+SET term = $1, interval_seconds = $2, cluster_uid = $3, is_whole = $4,
+    seen_at = CASE WHEN EXISTS (
+        SELECT FROM orchestrator.fleet f WHERE f.cluster_uid <> $3::text
+    ) THEN NULL ELSE now() END
+RETURNING seen_at IS NOT NULL
+
+-- forget_unowned_pods --
+-- $1 processor ids that pods still bear.
+DELETE FROM orchestrator.unowned_pods WHERE NOT processor_id = ANY ($1::uuid[])
+
+-- record_unowned_pods --
+-- $1 processor ids, $2 namespaces, $3 pod names, $4 whether this database knows nothing of it.
+INSERT INTO orchestrator.unowned_pods AS u (processor_id, namespace, pod_name, is_unknown)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::boolean[])
+ON CONFLICT (processor_id) DO UPDATE
+SET namespace = excluded.namespace, pod_name = excluded.pod_name, is_unknown = excluded.is_unknown
+WHERE (u.namespace, u.pod_name, u.is_unknown)
+    IS DISTINCT FROM (excluded.namespace, excluded.pod_name, excluded.is_unknown)
+
+-- picture_before --
+SELECT cluster_uid,
+    EXISTS (SELECT FROM orchestrator.unowned_pods WHERE is_unknown) AS has_unknown_pods
+FROM orchestrator.picture
+
+-- read_doubts --
+-- $1 how many pods are named. What keeps `shutdown` from being answered.
+SELECT
+    current_database()::text AS database,
+    COALESCE(host(inet_server_addr()) || ':' || inet_server_port(), 'a local socket') AS server,
+    (SELECT held_since IS NOT NULL FROM orchestrator.guard) AS guard_holds,
+    extract(epoch FROM now() - p.seen_at)::float8 AS age_seconds,
+    p.interval_seconds,
+    p.is_whole,
+    p.cluster_uid AS seen_cluster_uid,
+    f.cluster_uid,
+    (SELECT count(*) FROM orchestrator.unowned_pods WHERE is_unknown) AS unknown_count,
+    ARRAY(
+        SELECT namespace || '/' || pod_name FROM orchestrator.unowned_pods WHERE is_unknown
+        ORDER BY 1 LIMIT $1
+    ) AS unknown_pods
+FROM orchestrator.picture p, orchestrator.fleet f
 
 -- forget_nodes --
 DELETE FROM orchestrator.nodes WHERE name = ANY ($1::text[])

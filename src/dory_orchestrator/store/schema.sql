@@ -105,6 +105,8 @@ CREATE TABLE orchestrator.fleet (
     -- Of which term is what operators are shown. Not in `leader`: who leads shares a lock on
     -- that row, and to change it beside a renewal would be a deadlock.
     shown_term bigint NOT NULL DEFAULT 0,
+    -- The cluster that its pods run in.
+    cluster_uid text,
     CONSTRAINT fleet_pkey PRIMARY KEY (id)
 );
 
@@ -159,6 +161,8 @@ CREATE TABLE orchestrator.ownership (
     namespace text,
     -- Where the state document of one that is gone may still lie.
     state_namespace text,
+    -- Its owner is being ended because no row desires it.
+    end_granted boolean NOT NULL DEFAULT false,
     CONSTRAINT ownership_pkey PRIMARY KEY (processor_id)
 );
 
@@ -180,6 +184,31 @@ CREATE TABLE orchestrator.leader (
 CREATE UNIQUE INDEX leader_single_row_key ON orchestrator.leader ((true));
 
 INSERT INTO orchestrator.leader (term, expires_at) VALUES (0, '-infinity');
+
+-- When a leader last had a fresh picture of the cluster, and how long it counts. Null: not since this
+-- database is what it is, or it was one of another cluster. Written in place.
+CREATE TABLE orchestrator.picture (
+    seen_at timestamptz,
+    term bigint,
+    interval_seconds double precision NOT NULL DEFAULT 0,
+    cluster_uid text,
+    -- Whether it shows pods of all namespaces that there may be any in.
+    is_whole boolean NOT NULL DEFAULT false
+) WITH (fillfactor = 50);
+
+CREATE UNIQUE INDEX picture_single_row_key ON orchestrator.picture ((true));
+
+INSERT INTO orchestrator.picture DEFAULT VALUES;
+
+-- Processors whose id a pod of that picture bears without owning it here. Mostly there are none.
+CREATE TABLE orchestrator.unowned_pods (
+    processor_id uuid NOT NULL,
+    namespace text NOT NULL,
+    pod_name text NOT NULL,
+    -- It has no row here, and never had an owner.
+    is_unknown boolean NOT NULL,
+    CONSTRAINT unowned_pods_pkey PRIMARY KEY (processor_id)
+);
 
 -- The deletion guard. `held` and `confirmed` are counts of desired processors by group: what
 -- an operator is asked to accept, and what one accepted.
@@ -544,7 +573,7 @@ CREATE TABLE orchestrator.alembic_version (
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 
-INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0015');
+INSERT INTO orchestrator.alembic_version (version_num) VALUES ('0016');
 
 -- Wake-ups -------------------------------------------------------------------------------
 --

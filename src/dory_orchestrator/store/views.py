@@ -77,7 +77,10 @@ class PostgresViews(WebhookViews):
     Past the circuit breaker, too: a slow page must not make us refuse heartbeats.
     """
 
-    def __init__(self, dsn: str, *, metrics: Metrics, timeout_seconds: float) -> None:
+    def __init__(
+        self, dsn: str, *, metrics: Metrics, timeout_seconds: float, has_cluster: bool = False
+    ) -> None:
+        self._has_cluster = has_cluster
         self._timeout_seconds = timeout_seconds
         self._waiting = 0
         self._asking = 0
@@ -409,7 +412,9 @@ class PostgresViews(WebhookViews):
         """See FleetViews."""
 
         async def work(connection: Connection) -> Any:
-            return await connection.fetchrow(_QUERIES["beat_facts"], processor_id)
+            return await connection.fetchrow(
+                _QUERIES["beat_facts"], processor_id, self._has_cluster
+            )
 
         row = dict(await self._read("directive", work))
         owner_node = row.pop("owner_node")

@@ -657,7 +657,16 @@ INSERT INTO orchestrator.questions (kind, parameters) VALUES ($1, $2::text::json
 SELECT answer::text FROM orchestrator.questions WHERE id = $1 AND answered_at IS NOT NULL
 
 -- beat_facts --
--- $1 processor. What `record_heartbeats` finds out of a beat of it, without writing.
+-- $1 processor, $2 whether a cluster is configured. What `record_heartbeats` finds out of a beat of
+-- it, without writing.
+WITH picture AS (
+    SELECT c.has_cluster, p.is_whole,
+        c.has_cluster AND (p.seen_at BETWEEN now() - make_interval(secs => p.interval_seconds)
+            AND now() + interval '1 second') IS NOT TRUE AS is_missing
+    FROM orchestrator.picture p,
+        LATERAL (SELECT $2 OR EXISTS (
+            SELECT FROM orchestrator.leader WHERE term > 0) AS has_cluster) c
+)
 SELECT
     p.id IS NOT NULL AS found,
     true AS recorded,
@@ -666,10 +675,18 @@ SELECT
     CASE WHEN departed.id IS NOT NULL THEN o.node_name END AS owner_node_name,
     COALESCE(departed.id IS NOT NULL AND o.ready AND o.fencing, false) AS owner_ready,
     (SELECT held_since IS NOT NULL FROM orchestrator.guard)
-        OR (p.id IS NULL AND o.pod_uid IS NOT NULL AND o.node_name IS NOT NULL) IS TRUE
-        AS deletion_undecided,
+        OR (
+            (p.id IS NULL OR p.status::text IN ('terminated', 'failed'))
+            AND picture.has_cluster AND NOT o.end_granted
+            AND (o.pod_uid IS NOT NULL OR o.node_name IS NOT NULL)
+        ) IS TRUE AS deletion_undecided,
+    picture.is_missing AS no_picture,
+    picture.has_cluster AND (
+        EXISTS (SELECT FROM orchestrator.unowned_pods u WHERE u.processor_id = $1)
+        OR NOT picture.is_whole AND o.end_granted IS NOT TRUE
+    ) AS unowned_pod,
     COALESCE(o.node_name, '') AS owner_node
-FROM (SELECT 1) one
+FROM picture
 LEFT JOIN LATERAL (SELECT p.id, p.status FROM processors p WHERE p.id = $1 LIMIT 1) p ON true
 LEFT JOIN orchestrator.ownership o ON o.processor_id = $1
 LEFT JOIN edge_nodes departed ON departed.id = o.left_edge_node_id AND p.id IS NOT NULL

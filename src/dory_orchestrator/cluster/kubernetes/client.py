@@ -14,16 +14,18 @@ from dory_orchestrator.cluster.kubernetes.connection import Apis, Connection
 from dory_orchestrator.cluster.kubernetes.events import event_of
 from dory_orchestrator.cluster.kubernetes.manifest import Surroundings, manifest_of, sentinel_of
 from dory_orchestrator.cluster.kubernetes.objects import (
+    BareObject,
     ConfigMap,
     KubeNode,
     KubePod,
     ObjectList,
+    to_bearer,
     to_node,
     to_pod,
 )
 from dory_orchestrator.cluster.kubernetes.watching import USUAL_PACE, Pace, Reflection, Source
 from dory_orchestrator.core.announcing import Announcement
-from dory_orchestrator.core.model import MANAGED_BY, Node, Observation, Pod, PodSpec
+from dory_orchestrator.core.model import MANAGED_BY, Bearer, Node, Observation, Pod, PodSpec
 from dory_orchestrator.core.start import Carrier
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.ports import (
@@ -44,6 +46,7 @@ _SEEN_SECONDS = 5.0
 _REFUSED_SECONDS = 30.0
 _OURS = f"managed-by={MANAGED_BY}"
 _STATE_KEY = "state"
+_SYSTEM_NAMESPACE = "kube-system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +244,9 @@ class KubernetesCluster:
                 frozenset(looking.pods),
                 dict(looking.hidden),
                 looking.age_seconds,
+                looking.elsewhere(),
+                looking.is_whole,
+                looking.cluster_uid,
             )
 
     async def _read_storage(self) -> None:
@@ -329,11 +335,14 @@ class _Looking:
         """When namespaces are asked for again that may not be looked at."""
         self.hidden: dict[str, str] = {}
         """Why not."""
+        self._everywhere: Reflection[str, Bearer | None] | None = None
+        self._ask_everywhere_at = 0.0
+        self.cluster_uid: str | None = None
 
     def lacks(self, namespaces: frozenset[str]) -> bool:
         """Whether there is something to begin with now."""
         now = asyncio.get_running_loop().time()
-        return any(
+        return (self._everywhere is None and self._ask_everywhere_at <= now) or any(
             name not in self.pods and self._refused.get(name, 0.0) <= now for name in namespaces
         )
 
@@ -341,6 +350,8 @@ class _Looking:
     def age_seconds(self) -> float:
         """How long ago the part was heard of that is silent longest."""
         heard_at = [self.nodes.heard_at, *(one.heard_at for one in self.pods.values())]
+        if self._everywhere is not None:
+            heard_at.append(self._everywhere.heard_at)
         return asyncio.get_running_loop().time() - min(heard_at)
 
     async def begin(self, namespaces: frozenset[str]) -> None:
@@ -352,6 +363,9 @@ class _Looking:
             except ClusterRefused as refused:
                 raise ClusterUnavailable(f"nodes cannot be watched: {refused}") from refused
             begun.append(self.nodes)
+            self.cluster_uid = await self._read_cluster_uid()
+        if self._everywhere is None and (everywhere := await self._look_everywhere()):
+            begun.append(everywhere)
         names = sorted(namespaces - self.pods.keys())
         reflections = [self._reflect(pods_of(name)) for name in names]
         beginnings = await asyncio.gather(
@@ -371,6 +385,48 @@ class _Looking:
             task.add_done_callback(lambda _task: self.event.set())
             self._working.append(task)
         self.event.set()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no pod that bears a processor's id can be missing."""
+        return self._everywhere is not None
+
+    def elsewhere(self) -> Mapping[str, Bearer]:
+        """Pods that bear the id of a processor in namespaces that are not looked at."""
+        if self._everywhere is None:
+            return {}
+        return {
+            uid: bearer
+            for uid, bearer in self._everywhere.objects.items()
+            if bearer is not None and bearer.namespace not in self.pods
+        }
+
+    async def _read_cluster_uid(self) -> str | None:
+        """That of the namespace that every cluster has; None where it may not be read."""
+        try:
+            answer = await self._connection.send(
+                lambda apis: apis.core.read_namespace_without_preload_content(_SYSTEM_NAMESPACE),
+                timeout_seconds=_CALL_SECONDS,
+            )
+        except ClusterRefused as refused:
+            _log.info("which cluster this is cannot be read", error=str(refused))
+            return None
+        return _decoded(answer, BareObject).metadata.uid or None
+
+    async def _look_everywhere(self) -> Reflection[str, Bearer | None] | None:
+        """None where that is not allowed: then it is asked for again in a while."""
+        loop = asyncio.get_running_loop()
+        reflection = self._reflect(_EVERYWHERE)
+        try:
+            await reflection.read_all()
+        except ClusterRefused as refused:
+            if not self._ask_everywhere_at:
+                _log.warning("pods of all namespaces cannot be looked at", error=str(refused))
+            self._ask_everywhere_at = loop.time() + _REFUSED_SECONDS
+            loop.call_later(_REFUSED_SECONDS, self.event.set)
+            return None
+        self._everywhere = reflection
+        return reflection
 
     def check(self) -> None:
         """Raises ClusterUnavailable when something cannot be kept up with any more."""
@@ -418,6 +474,17 @@ def _list_nodes(apis: Apis, **query: Any) -> Any:
 
 _NODES: Source[str, Node] = Source(
     "nodes", _list_nodes, KubeNode, lambda metadata: metadata.name, to_node
+)
+
+
+def _list_pods(apis: Apis, **query: Any) -> Any:
+    return apis.core.list_pod_for_all_namespaces_without_preload_content(
+        label_selector=_OURS, **query
+    )
+
+
+_EVERYWHERE: Source[str, Bearer | None] = Source(
+    "all namespaces", _list_pods, BareObject, lambda metadata: metadata.uid, to_bearer
 )
 
 

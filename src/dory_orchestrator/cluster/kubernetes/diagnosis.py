@@ -19,6 +19,8 @@ RIGHTS: Sequence[tuple[str, str]] = (
     ("list", "nodes"),
     ("watch", "nodes"),
     ("create", "events"),
+    ("list", "pods"),
+    ("watch", "pods"),
 )
 """Verbs and resources that are needed in the whole cluster."""
 RIGHTS_OF_NAMESPACE: Sequence[tuple[str, str]] = (

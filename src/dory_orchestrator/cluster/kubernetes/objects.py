@@ -15,6 +15,7 @@ from dory_orchestrator.cluster.reading import CONTAINER_NAME, epoch_of, processo
 from dory_orchestrator.core.model import (
     CONFIG_HASH_ANNOTATION,
     FLEET_ANNOTATION,
+    Bearer,
     Node,
     Pod,
     PodPhase,
@@ -142,6 +143,12 @@ class KubePod(_Object, frozen=True):
     metadata: Metadata
     spec: PodSpecification = PodSpecification()
     status: PodStatus = PodStatus()
+
+
+class BareObject(_Object, frozen=True):
+    """An object of which nothing but its metadata matters."""
+
+    metadata: Metadata
 
 
 class KubeTaint(_Object, frozen=True):
@@ -272,6 +279,16 @@ def to_pod(found: KubePod) -> Pod:
         requests=_requests(spec),
         labels=labels,
     )
+
+
+def to_bearer(found: BareObject) -> Bearer | None:
+    """Whose id a pod bears; None: of no processor."""
+    metadata = found.metadata
+    processor_id = processor_id_of(metadata.labels or {})
+    if processor_id is None:
+        return None
+    fleet_id = (metadata.annotations or {}).get(FLEET_ANNOTATION)
+    return Bearer(processor_id, metadata.namespace, metadata.name, fleet_id)
 
 
 def to_node(found: KubeNode) -> Node:

@@ -6,7 +6,7 @@ Each picture of a cluster is put together from several of these (design, section
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import aiohttp
@@ -51,6 +51,12 @@ class Pace:
 
 
 USUAL_PACE = Pace()
+
+
+def pace_of(poll_interval_seconds: float) -> Pace:
+    """Such that no stream is silent for the two intervals after which a picture is no longer fresh."""
+    silence = min(USUAL_PACE.silence_seconds, max(5.0, 1.5 * poll_interval_seconds))
+    return replace(USUAL_PACE, silence_seconds=silence)
 
 
 def _now() -> float:
@@ -180,6 +186,10 @@ class Reflection(Generic[K, V]):
         }
         opened = self._connection.stream(self._call(query), timeout_seconds=_HEAD_SECONDS)
         async with opened as stream:
+            # A quiet cluster says something about once a minute; that it takes up a stream anew where
+            # the last one ended says as much.
+            self.heard_at = _now()
+            self._on_change()
             async for lines in self._read(stream):
                 for line in lines:
                     self._take(line)

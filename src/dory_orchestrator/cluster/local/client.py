@@ -82,7 +82,7 @@ class LocalCluster:
         A silent stream counts as broken after four seconds.
         """
         answer = await self._open_stream()
-        pictures = Pictures(answer, lambda: self._done)
+        pictures = Pictures(answer, lambda: self._done, self._places.cluster_id())
         reading = asyncio.create_task(pictures.read())
         try:
             yield aiter(pictures)

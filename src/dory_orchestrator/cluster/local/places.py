@@ -38,6 +38,7 @@ class Places:
         self.folder = self.data_dir / "local"
         self.whereabouts_file = self.folder / "cluster.json"
         self.state_file = self.folder / "state.json"
+        self.id_file = self.folder / "cluster-id"
         self.log = self.folder / "cluster.log"
         self.processes = self.folder / "processes"
         self.pods = self.folder / "pods"
@@ -47,6 +48,14 @@ class Places:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.processes, self.pods):
             folder.mkdir(mode=0o700, exist_ok=True)
+
+    def cluster_id(self) -> str | None:
+        """Which cluster it is: the same for as long as its data directory is; None before its first
+        start."""
+        try:
+            return self.id_file.read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
 
     def whereabouts(self) -> Whereabouts | None:
         """What the file says; the process may be gone."""

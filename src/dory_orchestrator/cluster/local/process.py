@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 from aiohttp import web
@@ -51,6 +52,8 @@ def main() -> int:
     try:
         places.make()
         with places.claimed("running", _LOCK_SECONDS):
+            if places.cluster_id() is None:
+                write_whole(places.id_file, str(uuid4()).encode())
             _end_leftovers(places)
             try:
                 asyncio.run(_run(places, timing))

@@ -22,8 +22,12 @@ class Pictures:
     """
 
     def __init__(
-        self, answer: aiohttp.ClientResponse, least: Callable[[], Revision | None]
+        self,
+        answer: aiohttp.ClientResponse,
+        least: Callable[[], Revision | None],
+        cluster_uid: str | None = None,
     ) -> None:
+        self._cluster_uid = cluster_uid
         self._answer = answer
         self._least = least
         self._nodes: dict[str, Node] = {}
@@ -51,7 +55,9 @@ class Pictures:
             if self._failure is not None:
                 raise self._failure
             if self._is_new_enough():
-                yield Observation(dict(self._nodes), dict(self._pods))
+                yield Observation(
+                    dict(self._nodes), dict(self._pods), cluster_uid=self._cluster_uid
+                )
 
     def _is_new_enough(self) -> bool:
         least = self._least()
