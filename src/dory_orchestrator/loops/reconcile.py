@@ -285,8 +285,10 @@ class Reconciler:
         self._refusals = self._refusals + 1 if refused else 0
         until_due = self._interval_seconds if plan.wake_at is None else plan.wake_at - desired.now
         if refused:
-            # Sooner than else, never later: of all others it says nothing.
-            until_due = min(until_due, _BACKOFF.delay_seconds(self._refusals))
+            # Sooner than a moment that is still to come, never later: of all others it says
+            # nothing. What is due already was asked for, and would be without end.
+            delay_seconds = _BACKOFF.delay_seconds(self._refusals)
+            until_due = min(until_due, delay_seconds) if until_due > 0 else delay_seconds
         if desired.moves or plan.ends:
             # That a pod has its state is told by no event.
             until_due = min(until_due, _MOVING_SECONDS)
