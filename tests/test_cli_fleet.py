@@ -217,7 +217,7 @@ class TestProcessors:
         keys = [service.add(name) for name in ("a", "a-1", "b", "b")]
         assert ["id", str(keys[0])] in lines(service.call("processors", "a"))
         result = service.call("processors", "b")
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert all(str(key) in result.stderr for key in keys[2:])
         assert "no processor is called 'x'" in service.call("processors", "x").stderr
         key = str(uuid4())
