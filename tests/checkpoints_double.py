@@ -43,6 +43,8 @@ class MemoryCheckpoints:
     incarnations: dict[UUID, Incarnation] = field(default_factory=dict)
     starts: dict[UUID, tuple[Start, Capture]] = field(default_factory=dict)
     doubts: dict[UUID, float] = field(default_factory=dict)
+    to_adopt: set[UUID] = field(default_factory=set)
+    """Whose documents an operator has declared the newest."""
     archive: dict[tuple[UUID, str], list[Archived]] = field(default_factory=dict)
     """Of each processor and reason the first and the newest."""
     _numbers: Any = field(default_factory=lambda: count(1))
@@ -170,6 +172,34 @@ class MemoryCheckpoints:
         self.doubts.pop(processor_id, None)
         if doubted_from is not None:
             self.doubts[processor_id] = doubted_from
+
+    async def documents_to_adopt(self, processor_ids: Sequence[UUID]) -> list[UUID]:
+        await self._answer("documents_to_adopt")
+        return [key for key in processor_ids if key in self.to_adopt]
+
+    async def adopt_document(self, lease: Lease, processor_id: UUID, document: Document) -> bool:
+        await self._leading("adopt_document", lease)
+        if processor_id not in self.to_adopt:
+            return False
+        self.to_adopt.remove(processor_id)
+        kept = self.checkpoints.get(processor_id, [])
+        owner, life = self.owners.get(processor_id), self.incarnations.get(processor_id)
+        epoch = max([each.position.epoch for each in kept], default=0)
+        number = max([each.position.incarnation for each in kept], default=0)
+        epoch = max(epoch, 0 if owner is None else owner.epoch)
+        number = 1 + max(number, 0 if life is None else life.number)
+        self._put(
+            processor_id,
+            (epoch, number),
+            "",
+            document.pod_name,
+            document.saved_at,
+            document.payload,
+            document.sha256,
+        )
+        if life is not None:
+            self.incarnations[processor_id] = replace(life, number=number + 1)
+        return True
 
     async def archive_state(self, lease: Lease, archived: Archived) -> bool:
         await self._leading("archive_state", lease)

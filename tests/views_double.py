@@ -54,6 +54,8 @@ from dory_orchestrator.ports import (
     Trouble,
 )
 
+_FROZEN = ("epoch_ahead", "document_ahead")
+
 
 @dataclass
 class MemoryViews(MemoryWebhookViews):
@@ -183,8 +185,8 @@ class MemoryViews(MemoryWebhookViews):
     async def guard_status(self) -> GuardStatus:
         self._answer()
         held, frozen, foreign = (
-            [p for p in self.processors.values() if p.reason == reason]
-            for reason in ("guard_held", "epoch_ahead", "foreign_fleet")
+            [p for p in self.processors.values() if p.reason in reasons]
+            for reasons in (("guard_held",), _FROZEN, ("foreign_fleet",))
         )
         return GuardStatus(
             held=self.held_since is not None,
@@ -219,7 +221,7 @@ class MemoryViews(MemoryWebhookViews):
 
     async def adopt(self, processor_ids: Sequence[UUID] | None, by: str) -> Sequence[UUID]:
         self._answer()
-        frozen = sorted(p.id for p in self.processors.values() if p.reason == "epoch_ahead")
+        frozen = sorted(p.id for p in self.processors.values() if p.reason in _FROZEN)
         wanted = frozen if processor_ids is None else sorted(set(processor_ids))
         if not wanted:
             raise OperatorRefused("nothing is frozen: there is nothing to adopt")
@@ -227,7 +229,8 @@ class MemoryViews(MemoryWebhookViews):
             raise OperatorRefused(f"processors: not frozen: {', '.join(map(str, others))}")
         for key in wanted:
             processor = self.processors[key]
-            self.processors[key] = replace(processor, epoch=processor.pod_epoch)
+            if processor.reason == "epoch_ahead":
+                self.processors[key] = replace(processor, epoch=processor.pod_epoch)
             self.tell("guard", "adopted", by, processor_id=key)
         self.wakes += 1
         return wanted
@@ -539,7 +542,7 @@ class MemoryViews(MemoryWebhookViews):
             brake=await self.brake_status(),
             guard_held_since=self.held_since,
             guard_detail="",
-            frozen=sum(p.reason == "epoch_ahead" for p in self.processors.values()),
+            frozen=sum(p.reason in _FROZEN for p in self.processors.values()),
             away=len(self.homes),
             away_since=min((since for _, since in self.homes.values()), default=None),
             nodes=nodes,

@@ -681,6 +681,17 @@ class CheckpointStore(Protocol):
         """
         ...
 
+    async def documents_to_adopt(self, processor_ids: Sequence[UUID]) -> Sequence[UUID]:
+        """Those of them whose document an operator has declared the newest, within the last
+        hour."""
+        ...
+
+    async def adopt_document(self, lease: Lease, processor_id: UUID, document: Document) -> bool:
+        """Make a document the newest checkpoint, later than all that there are, and its word done.
+        The life that is known goes on after it. False when nobody declared it.
+        """
+        ...
+
     async def archive_state(self, lease: Lease, archived: Archived) -> bool:
         """Keep a state that lost. Of each processor and reason the first and the newest stay.
         Whether it was not there yet.

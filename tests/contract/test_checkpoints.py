@@ -500,3 +500,36 @@ async def test_how_long_ago_the_newest_was_seen(world, lease):
     found = await life.newest()
     # What passed between the two clocks' readings is what the statements took.
     assert 29.9 <= found.age_seconds <= age_seconds + 5.0
+
+
+async def test_a_document_that_an_operator_declared_is_the_newest_and_what_runs_comes_after_it(
+    world, lease
+):
+    life = await place(world, lease)
+    await life.begin()
+    await life.save(5)
+    ahead = a_document(900, "pod-1")
+    assert not await life.store.adopt_document(lease, life.key, ahead)
+    await world.declare_adopted(life.key)
+    assert list(await life.store.documents_to_adopt([life.key, uuid4()])) == [life.key]
+    before = await life.newest()
+    assert await life.store.adopt_document(lease, life.key, ahead)
+    assert list(await life.store.documents_to_adopt([life.key])) == []
+    adopted = await life.newest()
+    assert (adopted.payload, adopted.pod_uid) == (b'{"count": 900}', "")
+    assert adopted.position > before.position
+    assert not await life.save(6), "it is of another number by now"
+    assert (await life.see()).incarnation.given
+    assert await life.save(950)
+    assert (await life.newest()).payload == b'{"count": 950}'
+
+
+async def test_a_document_of_a_processor_that_the_database_does_not_know_is_adopted(world, lease):
+    key = await world.desire()
+    await world.declare_adopted(key)
+    assert await world.store.adopt_document(lease, key, a_document(900, "pod-1"))
+    life = await place(world, lease, key)
+    assert (await life.newest()).payload == b'{"count": 900}'
+    await life.begin()
+    assert await life.save(901)
+    assert (await life.newest()).payload == b'{"count": 901}'

@@ -453,6 +453,17 @@ class TestGuard:
         processor, _ = await world.views.get_processor(unknown, events_max=9)
         assert processor.epoch == 9
 
+    async def test_a_document_that_is_ahead_waits_for_an_operator_too(self, world):
+        ahead = {"state": "held", "reason": "document_ahead", "pod_epoch": 4, "epoch": 4}
+        key = await world.add_processor("frozen", **ahead)
+        gone = await world.add_processor("gone", state="held", reason="document_ahead")
+        status = await world.views.guard_status()
+        assert ({row.id for row in status.frozen}, status.frozen_count) == ({key, gone}, 2)
+        assert set(await world.views.adopt(None, "eva")) == {key, gone}
+        processor, (event,) = await world.views.get_processor(key, events_max=9)
+        assert processor.epoch == 4, "its pod's epoch was in order"
+        assert (event.kind, event.reason) == ("guard", "adopted")
+
 
 class TestBrake:
     async def test_it_is_off(self, world):

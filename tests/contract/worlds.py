@@ -176,6 +176,10 @@ class MemoryWorld:
         )
         return key
 
+    async def declare_adopted(self, processor_id: UUID) -> None:
+        """As an operator does."""
+        self.memory.to_adopt.add(processor_id)  # type: ignore[attr-defined]
+
     async def archived(self, processor_id: UUID, reason: str) -> list[bytes]:
         """The states that are archived for this reason, the first one first."""
         kept = getattr(self.memory, "archive", {}).get((processor_id, reason), [])
@@ -287,6 +291,12 @@ class PostgresWorld:
     def __init__(self, store: Store, connection: "asyncpg.Connection[Any]") -> None:
         self.store = store
         self.connection = connection
+
+    async def declare_adopted(self, processor_id: UUID) -> None:
+        await self.connection.execute(
+            "INSERT INTO orchestrator.adopted_documents (processor_id, by) VALUES ($1, 'eve')",
+            processor_id,
+        )
 
     async def archived(self, processor_id: UUID, reason: str) -> list[bytes]:
         rows = await self.connection.fetch(

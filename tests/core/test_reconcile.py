@@ -42,9 +42,11 @@ from dory_orchestrator.core.plan import (
     Forget,
     Reason,
     Record,
+    State,
     Unfit,
 )
 from dory_orchestrator.core.reconcile import compute, refused
+from dory_orchestrator.core.why import Rule
 
 ONE = a_processor(0)
 KEY = ONE.processor_id
@@ -282,6 +284,29 @@ def test_a_pod_of_another_fleet_is_foreign_whoever_owns_it():
     said = plan([replace(RUNS, fleet_id="theirs")], YOUNG, looked_up={})
     assert not said.actions
     assert said.findings[KEY].reason is Reason.FOREIGN_FLEET
+
+
+@pytest.mark.parametrize("pods", [[RUNS], [], [CRASHED], [replace(RUNS, config_hash="v1:x")]])
+@pytest.mark.parametrize("is_desired", [True, False])
+def test_a_document_that_is_ahead_freezes_its_processor(pods, is_desired):
+    """What it should be is not known: its pod runs on, and none is created or ended."""
+    snapshot = a_snapshot([ONE] if is_desired else [], pods, ownership={KEY: OWNS})
+    said = compute(replace(snapshot, ahead={KEY: "it is newer"}), LIMITS, frozenset({KEY}))
+    assert not [act for act in said.actions if not isinstance(act, Forget)]
+    if pods or is_desired:
+        finding = said.findings[KEY]
+        assert (finding.reason, finding.detail) == (Reason.DOCUMENT_AHEAD, "it is newer")
+        assert said.answers[KEY][-1][0] is Rule.DOCUMENT_AHEAD
+
+
+def test_one_that_could_not_be_given_its_state_runs_and_is_shown_as_unprotected():
+    snapshot = a_snapshot([ONE], [RUNS], ownership={KEY: OWNS})
+    said = compute(replace(snapshot, unprotected={RUNS.uid: "it raised"}), LIMITS)
+    finding = said.findings[KEY]
+    assert (finding.reason, finding.state) == (Reason.UNPROTECTED, State.RUNNING)
+    assert finding.detail == "it raised"
+    assert said.answers[KEY][-1][0] is Rule.UNPROTECTED, "explained, also unasked"
+    assert not said.actions
 
 
 def test_a_placement_raises_the_epoch_by_one():

@@ -202,7 +202,7 @@ def test_each_listed_value_is_a_word_of_the_code():
             "outcome",
             CaptureReason,
             {"stored", "confirmed", "not_owner", "not_given", "store_error"}
-            | {"unreachable", "unauthorized", "refused"},
+            | {"unreachable", "unauthorized", "refused", "unprotected", "frozen"},
         ),
     ],
 )

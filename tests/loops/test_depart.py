@@ -15,6 +15,7 @@ from dory_orchestrator.core.checkpoint import (
     Position,
     document,
     payload_of,
+    sha256_of,
 )
 from dory_orchestrator.core.model import GuardRecord, Observation, Ownership
 from dory_orchestrator.loops.depart import DepartedStates
@@ -93,6 +94,27 @@ async def test_after_its_time_and_what_was_newer_is_kept_here() -> None:
 async def test_one_that_we_put_there_goes_too() -> None:
     async with running() as rig:
         await rig.go()
+        payload = payload_of({"count": 4})
+        rig.store._put(KEY, (1, 1), "uid", "pod-0", 1.0, payload, sha256_of(payload))
+        newest = await rig.store.newest_checkpoint(KEY)
+        assert newest is not None
+        rig.cluster.states[KEY] = document(
+            payload,
+            processor_id=KEY,
+            pod_name="pod-0",
+            timestamp=1.0,
+            position=newest.position,
+        )
+        await asyncio.sleep(2 * HOUR)
+        assert KEY not in rig.cluster.states
+
+
+async def test_one_that_the_database_has_forgotten_stays_and_keeps_nobody_else_waiting() -> None:
+    """The database was rolled back: it is the only copy."""
+    async with running() as rig:
+        other = UUID(int=9)
+        await rig.go()
+        await rig.go(other)
         rig.cluster.states[KEY] = document(
             payload_of({"count": 4}),
             processor_id=KEY,
@@ -101,7 +123,9 @@ async def test_one_that_we_put_there_goes_too() -> None:
             position=Position(1, 1, 1),
         )
         await asyncio.sleep(2 * HOUR)
-        assert KEY not in rig.cluster.states
+        assert KEY in rig.cluster.states
+        assert other not in rig.cluster.states
+        assert rig.store.departed == {}
 
 
 async def test_a_document_of_a_pod_that_nobody_knows_stays_and_is_not_asked_for_again() -> None:

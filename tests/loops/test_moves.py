@@ -113,6 +113,12 @@ class Site:
     def is_restored(self, pod: Pod) -> bool:
         return self.has_state and pod.ready
 
+    def unprotected(self) -> Mapping[str, str]:
+        return {}
+
+    def ahead(self) -> Mapping[UUID, str]:
+        return {}
+
     def attended_since(self) -> float | None:
         return None
 

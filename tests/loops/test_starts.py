@@ -9,7 +9,7 @@ from tests.loops.checkpoint_rig import START, Rig
 from tests.pods_double import FakeProgram
 
 from dory_orchestrator.core.checkpoint import Position, document, payload_of
-from dory_orchestrator.ports import PodRefused, PodUnreachable, StoreUnavailable
+from dory_orchestrator.ports import DocumentAhead, PodRefused, PodUnreachable, StoreUnavailable
 
 pytestmark = pytest.mark.looptime
 
@@ -308,11 +308,14 @@ async def test_each_checkpoint_on_one_machine():
     rig = Rig(**LOCAL)
     program = rig.add(1, {"count": 0})
     async with rig:
+        before = None
         for second in range(60):
             program.state = {"count": second}
             await rig.until(second + 1)
-            if second > 12:
-                assert rig.document().position == rig.position()
+            if before is not None:
+                # What was stored a second ago; what is stored right now is being written.
+                assert rig.document().position >= before
+            before = rig.position()
 
 
 async def test_what_a_pod_saved_after_it_was_asked_is_not_overwritten():
@@ -396,7 +399,62 @@ async def test_a_document_ahead_of_the_database_freezes_the_processor(has_checkp
         assert rig.cluster.states[KEY] is content
         assert list(rig.checkpointer.frozen) == [KEY]
         assert "(1, 1, 900)" in rig.checkpointer.frozen[KEY]
-        with pytest.raises(Exception, match="was it restored from a backup"):
+        with pytest.raises(DocumentAhead, match="was it restored from a backup"):
             await rig.prepare(("pod-1",))
         assert rig.cluster.states[KEY] is content
         assert json.loads(rig.cluster.states[KEY])["payload"] == {"count": 900}
+
+
+async def test_an_operator_adopts_a_document_that_is_ahead():
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 50})
+    async with rig:
+        await rig.until(11.5)
+        rig.running.clear()
+        await rig.until(13)
+        write_ahead(rig, {"count": 900})
+        program = rig.add(1, {"count": 950}, name="pod-1")
+        rig.lease = None
+        await rig.until(15)
+        await rig.lead()
+        await rig.until(30)
+        assert rig.checkpointer.frozen
+        rig.store.to_adopt.add(KEY)
+        await rig.until(33)
+        assert rig.checkpointer.frozen == {}
+        assert ("guard", "document_adopted") in rig.reasons
+        program.state = {"count": 960}
+        await rig.until(60)
+        assert (program.puts, rig.newest()) == ([], {"count": 960})
+        assert rig.document().position == rig.position()
+        assert rig.restored()
+
+
+async def test_one_whose_pod_is_gone_is_made_anew_from_the_document_that_was_adopted():
+    rig = Rig(**LOCAL)
+    async with rig:
+        await rig.until(1)
+        write_ahead(rig, {"count": 900})
+        with pytest.raises(DocumentAhead):
+            await rig.prepare(("pod-1",))
+        rig.store.to_adopt.add(KEY)
+        await rig.until(5)
+        assert rig.checkpointer.frozen == {}
+        seeded = await rig.prepare(("pod-1",))
+        assert rig.newest() == rig.load() == {"count": 900}
+        assert rig.document().position == seeded.position == rig.position()
+
+
+async def test_a_change_of_the_leader_under_way_freezes_nobody():
+    rig = Rig(**LOCAL)
+    program = rig.add(1, {"count": 1})
+    async with rig:
+        for turn in range(1, 6):
+            await rig.until(11.5 * turn)
+            program.state = {"count": turn}
+            rig.lease = None
+            await rig.until(11.5 * turn + 2)
+            await rig.lead()
+        await rig.until(80)
+        assert rig.checkpointer.frozen == {}
+        assert rig.newest() == rig.load() == {"count": 5}

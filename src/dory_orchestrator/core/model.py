@@ -524,9 +524,11 @@ class Snapshot:
     `acting` are processors that an earlier decision is still being carried out for.
     `desired_most` is the highest count of desired processors of the last ten minutes, by group
     of the deletion guard. `answers` tells of each pod that our poller asked lately whether it
-    answered; `restored` are the pods, by uid, whose present incarnation has its state. Checkpoints
-    are taken without interruption since `attended_since`; None: not known. `refusals` tells of
-    each processor how often in a row the store refused what was asked for it, and why last.
+    answered; `restored` are the pods, by uid, whose present incarnation has its state, and
+    `unprotected` those that could not be given it, with why. Of the processors `ahead` a document
+    is newer than the database, in words. Checkpoints are taken without interruption since
+    `attended_since`; None: not known. `refusals` tells of each processor how often in a row the
+    store refused what was asked for it, and why last.
     `looked_up` is what the cluster said, by uid, of pods that own and that it was asked for by
     name: None: there is none. Without it nobody asks, and what no picture shows is gone.
     """
@@ -537,6 +539,8 @@ class Snapshot:
     desired_most: Mapping[str, int] = field(default_factory=dict)
     answers: Mapping[str, bool] = field(default_factory=dict)
     restored: frozenset[str] = frozenset()
+    unprotected: Mapping[str, str] = field(default_factory=dict)
+    ahead: Mapping[UUID, str] = field(default_factory=dict)
     attended_since: float | None = None
     refusals: Mapping[UUID, tuple[int, str]] = field(default_factory=dict)
     looked_up: Mapping[str, Pod | None] | None = None

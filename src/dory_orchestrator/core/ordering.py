@@ -11,6 +11,8 @@ _EDGE = "edge"
 _NOT_TOUCHED = {
     Reason.EPOCH_AHEAD: "it is frozen: its pod bears an epoch that the database has not given"
     " (see: guard status)",
+    Reason.DOCUMENT_AHEAD: "it is frozen: its document is newer than the database"
+    " (see: guard status)",
     Reason.FOREIGN_FLEET: "a pod of another fleet runs it",
     Reason.UNRECOGNISED: "its pod is there, and does not say any more that it is its own",
     Reason.GUARD_HELD: "the deletion guard holds it (see: guard status)",

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     GUARD_HELD = "guard_held"
     REMOVAL_LIMIT = "removal_limit"
     EPOCH_AHEAD = "epoch_ahead"
+    DOCUMENT_AHEAD = "document_ahead"
     FOREIGN_FLEET = "foreign_fleet"
     UNRECOGNISED = "unrecognised"
     POD_MISSING = "pod_missing"
@@ -68,6 +69,7 @@ class Reason(StrEnum):
     CONFIG_UNREADABLE = "config_unreadable"
     # Nothing is to be done.
     RUNNING = "running"
+    UNPROTECTED = "unprotected"
     STARTING = "starting"
     UNPLACED = "unplaced"
     AWAY = "away"
@@ -98,6 +100,7 @@ STATES: Mapping[Reason, State] = {
     Reason.GUARD_HELD: State.HELD,
     Reason.REMOVAL_LIMIT: State.REMOVING,
     Reason.EPOCH_AHEAD: State.HELD,
+    Reason.DOCUMENT_AHEAD: State.HELD,
     Reason.FOREIGN_FLEET: State.HELD,
     Reason.UNRECOGNISED: State.HELD,
     Reason.POD_MISSING: State.WAITING,
@@ -131,6 +134,7 @@ STATES: Mapping[Reason, State] = {
     Reason.SEVERAL_ACTIVE_VERSIONS: State.ERROR,
     Reason.CONFIG_UNREADABLE: State.ERROR,
     Reason.RUNNING: State.RUNNING,
+    Reason.UNPROTECTED: State.RUNNING,
     Reason.STARTING: State.STARTING,
     Reason.UNPLACED: State.PENDING,
     Reason.AWAY: State.RUNNING,

@@ -198,6 +198,9 @@ class _Cycle(Relocating):
         progress = self.progress[wanted.blueprint.slug]
         progress.total += 1
         processor_id = wanted.config.processor_id
+        if self._is_frozen(processor_id, pods):
+            self._count_missing(wanted.blueprint.slug, own)
+            return
         if self._ask(processor_id, Rule.WITHOUT_POD, not pods, len(pods)):
             self._look_at_missing(wanted, own)
             return
@@ -370,6 +373,7 @@ class _Cycle(Relocating):
             progress.settled.append((pod.created_at, pod.uid, True))
             self._is_ordinary = own.ready and own.pod_uid == pod.uid
             self.findings[processor_id] = Finding(Reason.RUNNING, "", pod)
+            self._look_at_unprotected(processor_id, pod)
             return
         elif not self._waits_for_node(own, pod):
             self._count_unready(wanted, own, pod, progress)
@@ -381,6 +385,24 @@ class _Cycle(Relocating):
             self.findings[processor_id] = Finding(Reason.ROLLOUT_WAITS, detail, pod)
         else:
             self.findings[processor_id] = _starting(pod)
+
+    def _look_at_unprotected(self, processor_id: UUID, pod: Pod) -> None:
+        detail = self.snapshot.unprotected.get(pod.uid)
+        if detail is not None:
+            self._ask(processor_id, Rule.UNPROTECTED, True, detail)
+            self._is_ordinary = False
+            self.findings[processor_id] = Finding(Reason.UNPROTECTED, detail, pod)
+
+    def _is_frozen(self, processor_id: UUID, pods: Sequence[Pod]) -> bool:
+        """Whether its document shows that the database was rolled back: then what it should be
+        is not known, and nothing is done until an operator has decided."""
+        detail = self.snapshot.ahead.get(processor_id)
+        if detail is None:
+            return False
+        self._ask(processor_id, Rule.DOCUMENT_AHEAD, True, detail)
+        pod = shown(pods) if pods else None
+        self.findings[processor_id] = Finding(Reason.DOCUMENT_AHEAD, detail, pod)
+        return True
 
     def _count_outdated(self, processor_id: UUID, pod: Pod, progress: Progress) -> None:
         """On a node that is not ready it would not end: the rollout goes on without it, and
@@ -500,6 +522,8 @@ class _Cycle(Relocating):
         """Whether they may be ended."""
         if processor_id in self.snapshot.acting:
             self._find(processor_id, Reason.ACTING, "being carried out", pods)
+            return False
+        if self._is_frozen(processor_id, pods):
             return False
         own = self.desired.ownership.get(processor_id)
         ahead = _ahead(pods, own)

@@ -375,7 +375,7 @@ class Relocating(Placing):
             self._go_on_leaving(wanted, own, pod, move)
         elif move is not None:
             self._look_at_arrival(wanted, own, pod, move)
-        elif self.findings[processor_id].reason is Reason.RUNNING:
+        elif self.findings[processor_id].reason in (Reason.RUNNING, Reason.UNPROTECTED):
             home_id = self.desired.homes.get(processor_id)
             if home_id is not None and processor_id not in self.desired.links:
                 self._is_ordinary = False
@@ -548,7 +548,7 @@ class Relocating(Placing):
             return
         if pod.node_name is not None:
             self._hold_place(move)
-        if found.reason in (Reason.RUNNING, Reason.STARTING):
+        if found.reason in (Reason.RUNNING, Reason.UNPROTECTED, Reason.STARTING):
             waits = "is given its state" if pod.ready else "starts"
             detail = f"{move.kind} from {move.from_node}: {waits} on {pod.node_name}"
             self.findings[processor_id] = Finding(Reason.MOVING, detail, pod)

@@ -52,6 +52,7 @@ class Rule(StrEnum):
     VANISHED = "vanished"
     BACK_OFF = "back_off"
     EPOCH_AHEAD = "epoch_ahead"
+    DOCUMENT_AHEAD = "document_ahead"
     HOME_CAME_BACK = "home_came_back"
     NODE_IN_TROUBLE = "node_in_trouble"
     NODE_NOT_DEAD = "node_not_dead"
@@ -65,6 +66,7 @@ class Rule(StrEnum):
     NOT_OWNED = "not_owned"
     CHANGED = "changed"
     READY = "ready"
+    UNPROTECTED = "unprotected"
     FAILED = "failed"
     CREATION_LIMIT = "creation_limit"
     NO_EDGE_NODE = "no_edge_node"
@@ -178,6 +180,10 @@ RULES: Mapping[Rule, Asked] = MappingProxyType(
         Rule.EPOCH_AHEAD: Asked(
             "Does a pod bear an epoch that the database has not given?", ("pod_epoch", "epoch")
         ),
+        Rule.DOCUMENT_AHEAD: Asked(
+            "Is a document of its state newer than all that the database has?", ("detail",)
+        ),
+        Rule.UNPROTECTED: Asked("Could its state not be given to it?", ("detail",)),
         Rule.HOME_CAME_BACK: Asked(
             "Is its node back before the replacement has a place?", ("node", "replacement_node")
         ),

@@ -25,6 +25,7 @@ from dory_orchestrator.ports import (
     Checkpoint,
     CheckpointStore,
     Cluster,
+    ClusterError,
     DocumentAhead,
     Event,
     Lease,
@@ -86,6 +87,7 @@ class Checkpointer:
         self._tell = tell
         self._metrics = metrics
         self._store = store
+        self._cluster = cluster
         self._seeder = Seeder(store, limits=limits, tell=tell)
         self._visitor = Visitor(
             pods=pods,
@@ -125,7 +127,8 @@ class Checkpointer:
         self._visiting: dict[str, asyncio.Lock] = {}
         self._complaints: dict[str, str] = {}
         self._restarted: dict[UUID, str] = {}
-        self._frozen: dict[UUID, str] = {}
+        self._frozen: dict[UUID, tuple[str, str]] = {}
+        """Why, and in which namespace the document is that shows it."""
         self._counts: dict[UUID, tuple[str, int]] = {}
         self._late: set[UUID] = set()
         self._ages: tuple[float, dict[UUID, float]] | None = None
@@ -139,6 +142,7 @@ class Checkpointer:
             tasks.create_task(self._writer.run())
             tasks.create_task(self._watch_ages())
             tasks.create_task(self._documents.run())
+            tasks.create_task(self._watch_adoptions())
             tick, ticked_at = 0, _now()
             while True:
                 if _now() - ticked_at > _STALL_SECONDS:
@@ -182,7 +186,7 @@ class Checkpointer:
     @property
     def frozen(self) -> Mapping[UUID, str]:
         """The processors whose document is newer than the database, in words."""
-        return self._frozen
+        return {key: detail for key, (detail, _) in self._frozen.items()}
 
     async def prepare(
         self,
@@ -205,7 +209,7 @@ class Checkpointer:
                 lease, cluster, spec, tuple(last_pod_names), proof=proof, restarted=restarted
             )
         except DocumentAhead as error:
-            self._freeze(spec.processor_id, str(error))
+            self._freeze(spec.processor_id, spec.namespace, str(error))
             raise
         self._restarted.pop(spec.processor_id, None)
         return seeded
@@ -236,7 +240,7 @@ class Checkpointer:
                 return str(error)
             except DocumentAhead as error:
                 self._visitor.forget(pod.uid)
-                self._freeze(_processor(owned), str(error))
+                self._freeze(_processor(owned), pod.namespace, str(error))
                 return str(error)
             except StoreError as error:
                 _log.warning("a checkpoint is not stored", pod=pod.name, error=str(error))
@@ -362,7 +366,7 @@ class Checkpointer:
             self._count(owned, error)
         except DocumentAhead as error:
             self._visitor.forget(owned.pod.uid)
-            self._freeze(_processor(owned), str(error))
+            self._freeze(_processor(owned), owned.pod.namespace, str(error))
         except StoreError as error:
             self._metrics.checkpoints.labels("store_error").inc()
             _log.debug("a checkpoint waits for the store", pod=owned.pod.name, error=str(error))
@@ -382,14 +386,45 @@ class Checkpointer:
         present = self._present.get(owned.pod.uid)
         return present is None or present.pod.restart_count <= owned.pod.restart_count
 
-    def _freeze(self, processor_id: UUID, detail: str) -> None:
+    def _freeze(self, processor_id: UUID, namespace: str, detail: str) -> None:
         """Nothing of it is written any more, until its document is not ahead any more."""
         self._metrics.checkpoints.labels("frozen").inc()
         if processor_id in self._frozen:
             return
-        self._frozen[processor_id] = detail
+        self._frozen[processor_id] = detail, namespace
         _log.error("a processor is frozen", processor_id=str(processor_id), detail=detail)
         self._on_restored()
+
+    async def _watch_adoptions(self) -> None:
+        while True:
+            await asyncio.sleep(_RETRY_SECONDS)
+            lease = self._lease()
+            if lease is None or not self._frozen:
+                continue
+            try:
+                for key in await self._store.documents_to_adopt(list(self._frozen)):
+                    await self._adopt(lease, key)
+            except (StoreError, ClusterError) as error:
+                _log.info("a document is not adopted yet", error=str(error))
+
+    async def _adopt(self, lease: Lease, key: UUID) -> None:
+        """Raises StoreError, ClusterError."""
+        frozen = self._frozen.get(key)
+        if frozen is None:
+            return
+        try:
+            adopted = await self._seeder.adopt(lease, self._cluster, frozen[1], key)
+        finally:
+            # It may have been done: whoever looks next freezes it anew, if not.
+            self._frozen.pop(key, None)
+            for uid, owned in self._present.items():
+                if _processor(owned) == key:
+                    self._visitor.forget(uid)
+            self._on_restored()
+        if adopted:
+            _log.warning("a document was adopted", processor_id=str(key))
+            detail = "its document is the newest checkpoint, as an operator has declared"
+            self._tell(Event("guard", "document_adopted", detail, key))
 
     # What became of it
 

@@ -13,6 +13,7 @@ from dory_orchestrator.ports import (
     ClusterError,
     ClusterRefused,
     DepartedState,
+    DocumentAhead,
     Lease,
     Refusal,
     StoreError,
@@ -74,6 +75,9 @@ class DepartedStates:
         removed = False
         try:
             removed = await self._seeder.put_away(lease, self._cluster, state)
+        except DocumentAhead as error:
+            # The evidence that the database was rolled back: not ours to remove.
+            _log.warning("the state of a processor that is gone stays", error=str(error))
         except ClusterRefused as refused:
             if refused.reason not in _NOTHING_THERE:
                 # Somebody writes it, or this namespace gives no right to: others may.

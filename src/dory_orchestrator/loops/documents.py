@@ -45,7 +45,7 @@ class Documents:
         lease: Callable[[], Lease | None],
         owned: Callable[[str], Owned | None],
         lock: Callable[[str], asyncio.Lock],
-        on_ahead: Callable[[UUID, str], None],
+        on_ahead: Callable[[UUID, str, str], None],
         every_seconds: float,
     ) -> None:
         self._store, self._cluster = store, cluster
@@ -109,7 +109,7 @@ class Documents:
                 await self._refresh(lease, owned, life)
             except DocumentAhead as error:
                 self._visitor.forget(uid)
-                self._on_ahead(_processor(owned), str(error))
+                self._on_ahead(_processor(owned), owned.pod.namespace, str(error))
             except (StoreError, ClusterError, TimeoutError) as error:
                 _log.info("a document is not refreshed", pod=owned.pod.name, error=str(error))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from uuid import UUID
 
 from dory_orchestrator.core.model import Pod
 from dory_orchestrator.core.plan import Create
@@ -36,6 +37,14 @@ class PodEvidence:
     def is_restored(self, pod: Pod) -> bool:
         """Whether the present incarnation of a pod has its state."""
         return self._checkpointer.restored(pod.uid, pod.restart_count)
+
+    def unprotected(self) -> Mapping[str, str]:
+        """See Evidence."""
+        return self._checkpointer.unprotected
+
+    def ahead(self) -> Mapping[UUID, str]:
+        """See Evidence."""
+        return self._checkpointer.frozen
 
     def attended_since(self) -> float | None:
         """See Evidence. Where nobody has begun yet, it is from now on."""

@@ -87,6 +87,14 @@ class Evidence(Protocol):
         """Whether the present incarnation of a pod has its state."""
         ...
 
+    def unprotected(self) -> Mapping[str, str]:
+        """The pods, by uid, that could not be given their state, and why."""
+        ...
+
+    def ahead(self) -> Mapping[UUID, str]:
+        """The processors whose document is newer than the database, in words."""
+        ...
+
     def attended_since(self) -> float | None:
         """Since when checkpoints are taken without interruption, by the event loop's clock."""
         ...
@@ -102,6 +110,14 @@ class NoEvidence:
     def is_restored(self, pod: Pod) -> bool:
         """Not known."""
         return False
+
+    def unprotected(self) -> Mapping[str, str]:
+        """None."""
+        return {}
+
+    def ahead(self) -> Mapping[UUID, str]:
+        """None."""
+        return {}
 
     def attended_since(self) -> float | None:
         """Not known."""
@@ -305,6 +321,8 @@ class Reconciler:
             desired_most=self._history.most(),
             answers=self._evidence.answers(),
             restored=self._restored(desired, observed),
+            unprotected=self._evidence.unprotected(),
+            ahead=self._evidence.ahead(),
             attended_since=self._attended_since(desired),
             refusals=self._refused,
             looked_up=self._lookups.answers(),

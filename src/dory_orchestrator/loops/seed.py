@@ -186,6 +186,24 @@ class Seeder:
             return
         _refuse_if_ahead(found, await self._store.newest_checkpoint(key))
 
+    async def adopt(self, lease: Lease, cluster: Cluster, namespace: str, key: UUID) -> bool:
+        """Make a document that is ahead the newest, as an operator has declared; whether it was.
+
+        Raises StoreError, ClusterError.
+        """
+        stored = await cluster.read_state(namespace, key)
+        found = self._read(key, stored)
+        before = await self._store.newest_checkpoint(key)
+        if stored is None or found is None or not is_ahead(found, before):
+            return False
+        if not await self._store.adopt_document(lease, key, found):
+            return False
+        newest = await self._store.newest_checkpoint(key)
+        if newest is not None:
+            # Under its new position: the old one would be ahead for ever.
+            await cluster.seed_state(namespace, key, _document(key, newest), version=stored.version)
+        return True
+
     async def refresh(
         self, lease: Lease, cluster: Cluster, pod: Pod, *, on_write: Callable[[float | None], None]
     ) -> None:
@@ -202,7 +220,7 @@ class Seeder:
         stored = await cluster.read_state(pod.namespace, key)
         found = self._read(key, stored)
         _refuse_if_ahead(found, newest)
-        if found is not None and found.sha256 == newest.sha256:
+        if found is not None and found.sha256 == newest.sha256 and not _is_beyond(found, newest):
             return
         if found is not None and found.position is None:
             if found.pod_name == pod.name and found.saved_at >= newest.captured_at:
@@ -362,6 +380,12 @@ class Seeder:
 def _processor(pod: Pod) -> UUID:
     assert pod.processor_id is not None  # noqa: S101 - only such pods are looked at
     return pod.processor_id
+
+
+def _is_beyond(found: Document, newest: StoredCheckpoint) -> bool:
+    """Of the newest state, under a position that the database has forgotten: with the next state
+    it would be ahead."""
+    return found.position is not None and found.position > newest.position
 
 
 def _refuse_if_ahead(found: Document | None, newest: StoredCheckpoint | None) -> None:

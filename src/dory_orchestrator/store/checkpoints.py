@@ -190,6 +190,42 @@ class CheckpointStatements:
 
         await self._leading("doubt_seed", lease, work)
 
+    async def documents_to_adopt(self: _Led, processor_ids: Sequence[UUID]) -> list[UUID]:
+        """See CheckpointStore."""
+
+        async def work(connection: Connection) -> list[Any]:
+            rows: list[Any] = await connection.fetch(
+                _QUERIES["documents_to_adopt"], list(processor_ids)
+            )
+            return rows
+
+        rows = await self._others.run("documents_to_adopt", work, timeout_seconds=_READ_SECONDS)
+        return [row["processor_id"] for row in rows]
+
+    async def adopt_document(
+        self: _Led, lease: Lease, processor_id: UUID, document: Document
+    ) -> bool:
+        """See CheckpointStore. One transaction."""
+        [body] = await asyncio.to_thread(_compress_all, [document.payload])
+
+        async def work(connection: Connection) -> bool:
+            if not await connection.fetchval(_QUERIES["take_adoption"], processor_id):
+                return False
+            number = await connection.fetchval(
+                _QUERIES["adopt_document"],
+                processor_id,
+                document.pod_name,
+                document.saved_at,
+                document.sha256,
+                len(document.payload),
+                body,
+            )
+            await connection.execute(_QUERIES["go_on_after"], processor_id, number)
+            await connection.execute(_QUERIES["forget_incarnations"], [processor_id])
+            return True
+
+        return await self._leading("adopt_document", lease, work)
+
     async def archive_state(self: _Led, lease: Lease, archived: Archived) -> bool:
         """See CheckpointStore."""
         [body] = await asyncio.to_thread(_compress_all, [archived.payload])

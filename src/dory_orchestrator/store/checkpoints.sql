@@ -102,6 +102,38 @@ SET epoch = excluded.epoch, incarnation = excluded.incarnation, pod_name = exclu
     size_bytes = excluded.size_bytes, body = excluded.body
 RETURNING place
 
+-- documents_to_adopt --
+-- $1 processors.
+SELECT processor_id FROM orchestrator.adopted_documents
+WHERE processor_id = ANY ($1::uuid[]) AND at > now() - interval '1 hour'
+
+-- take_adoption --
+-- $1 processor.
+DELETE FROM orchestrator.adopted_documents
+WHERE processor_id = $1 AND at > now() - interval '1 hour'
+RETURNING true
+
+-- adopt_document --
+-- $1 processor, $2 pod name, $3 saved at, $4 hash, $5 size, $6 body. Behind all that there is, in
+-- the epoch that owns: later ones come behind it.
+INSERT INTO orchestrator.checkpoints
+    (processor_id, epoch, incarnation, pod_uid, pod_name, captured_at, sha256, size_bytes, body)
+SELECT $1,
+    GREATEST(
+        COALESCE((SELECT epoch FROM orchestrator.ownership WHERE processor_id = $1), 0),
+        COALESCE((SELECT max(epoch) FROM orchestrator.checkpoints WHERE processor_id = $1), 0)
+    ),
+    1 + GREATEST(
+        COALESCE((SELECT number FROM orchestrator.incarnations WHERE processor_id = $1), 0),
+        COALESCE((SELECT max(incarnation) FROM orchestrator.checkpoints WHERE processor_id = $1), 0)
+    ),
+    '', $2, $3, $4, $5, $6
+RETURNING incarnation
+
+-- go_on_after --
+-- $1 processor, $2 incarnation.
+UPDATE orchestrator.incarnations SET number = $2 + 1 WHERE processor_id = $1
+
 -- bound_archive --
 -- $1 processor, $2 bytes. Of the newest ones the oldest go first, never the one stored last.
 DELETE FROM orchestrator.archived_states a

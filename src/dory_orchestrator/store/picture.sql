@@ -39,7 +39,10 @@ SELECT concat_ws(
 -- picture_away --
 -- Desired processors that live away from home.
 SELECT count(DISTINCT a.processor_id) AS away, min(a.updated_at) AS away_since,
-    (SELECT count(*) FROM orchestrator.processor_states WHERE reason = 'epoch_ahead') AS frozen
+    (
+        SELECT count(*) FROM orchestrator.processor_states
+        WHERE reason IN ('epoch_ahead', 'document_ahead')
+    ) AS frozen
 FROM edge_node_apps a
 WHERE a.status::text = 'failed_over'
     AND NOT EXISTS (

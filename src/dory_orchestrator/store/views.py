@@ -205,10 +205,13 @@ class PostgresViews(WebhookViews):
             rows = await connection.fetch(_QUERIES["lock_frozen"], wanted)
             frozen = [row["processor_id"] for row in rows]
             _check_frozen(wanted, frozen)
-            await connection.execute(_QUERIES["adopt"], frozen)
-            await connection.execute(_QUERIES["adopt_states"], frozen)
-            await connection.execute(_QUERIES["adopt_away"], frozen)
-            await connection.execute(_QUERIES["adopt_at_home"], frozen)
+            ahead = [row["processor_id"] for row in rows if row["reason"] == Reason.EPOCH_AHEAD]
+            await connection.execute(_QUERIES["adopt"], ahead)
+            await connection.execute(_QUERIES["adopt_states"], ahead)
+            await connection.execute(_QUERIES["adopt_away"], ahead)
+            await connection.execute(_QUERIES["adopt_at_home"], ahead)
+            # Also of those whose epoch was ahead: their documents may be, too.
+            await connection.execute(_QUERIES["adopt_documents"], frozen, by)
             detail = f"{by} took the word of the pod for its epoch"
             await connection.execute(_QUERIES["tell_adopted"], frozen, detail)
             await connection.execute(_QUERIES["wake_leader"])
@@ -556,7 +559,7 @@ async def _page_forward(
 async def _guard_status(connection: Connection) -> GuardStatus:
     guard = await connection.fetchrow(_QUERIES["guard"])
     held = await _waiting(connection, Reason.GUARD_HELD)
-    frozen = await _waiting(connection, Reason.EPOCH_AHEAD)
+    frozen = await _waiting(connection, Reason.EPOCH_AHEAD, Reason.DOCUMENT_AHEAD)
     strangers = await connection.fetch(_QUERIES["list_strangers"], _NAMED_MAX)
     return GuardStatus(
         held=guard["held_since"] is not None,
@@ -575,9 +578,9 @@ async def _guard_status(connection: Connection) -> GuardStatus:
     )
 
 
-async def _waiting(connection: Connection, reason: Reason) -> tuple[int, list[HeldProcessor]]:
-    count = await connection.fetchval(_QUERIES["count_waiting"], reason)
-    rows = await connection.fetch(_QUERIES["list_waiting"], reason, _NAMED_MAX)
+async def _waiting(connection: Connection, *reasons: Reason) -> tuple[int, list[HeldProcessor]]:
+    count = await connection.fetchval(_QUERIES["count_waiting"], list(reasons))
+    rows = await connection.fetch(_QUERIES["list_waiting"], list(reasons), _NAMED_MAX)
     return count, [HeldProcessor(**row) for row in rows]
 
 

@@ -284,7 +284,7 @@ FROM orchestrator.guard
 SELECT held_since, held::text AS groups FROM orchestrator.guard FOR UPDATE
 
 -- list_waiting --
--- $1 reason, $2 limit. Processors that wait for an operator's word.
+-- $1 reasons, $2 limit. Processors that wait for an operator's word.
 SELECT
     s.processor_id AS id,
     CASE WHEN p.id IS NULL THEN l.name ELSE p.name END AS name,
@@ -301,12 +301,12 @@ LEFT JOIN LATERAL (
     FROM processors p LEFT JOIN processor_templates t ON t.id = p.processor_template_id
     WHERE p.id = s.processor_id LIMIT 1
 ) p ON true
-WHERE s.reason = $1
+WHERE s.reason = ANY ($1::text[])
 ORDER BY s.processor_id
 LIMIT $2
 
 -- count_waiting --
-SELECT count(*) FROM orchestrator.processor_states WHERE reason = $1
+SELECT count(*) FROM orchestrator.processor_states WHERE reason = ANY ($1::text[])
 
 -- list_strangers --
 -- $1 limit. Those that stand in a processor's way now, and what was told of others lately.
@@ -339,8 +339,8 @@ SET confirmed = CASE WHEN confirmed_at > now() - make_interval(secs => $2)
 
 -- lock_frozen --
 -- $1 processors, null: all. Locked, so that the leader does not drop the finding meanwhile.
-SELECT processor_id FROM orchestrator.processor_states
-WHERE reason = 'epoch_ahead' AND epoch IS NOT NULL
+SELECT processor_id, reason FROM orchestrator.processor_states
+WHERE (reason = 'document_ahead' OR reason = 'epoch_ahead' AND epoch IS NOT NULL)
     AND ($1::uuid[] IS NULL OR processor_id = ANY ($1))
 ORDER BY processor_id
 FOR UPDATE
@@ -358,6 +358,12 @@ SET epoch = EXCLUDED.epoch, pod_uid = EXCLUDED.pod_uid, pod_name = EXCLUDED.pod_
     failed_pod_uid = NULL, retry_at = NULL, exit_code = NULL, restart_reason = NULL,
     updated_at = now()
 WHERE o.epoch <= EXCLUDED.epoch
+
+-- adopt_documents --
+-- $1 processors, $2 by whom. Whoever leads carries it out: the documents lie in the cluster.
+INSERT INTO orchestrator.adopted_documents AS a (processor_id, by)
+SELECT processor_id, $2 FROM unnest($1::uuid[]) AS w (processor_id)
+ON CONFLICT (processor_id) DO UPDATE SET by = excluded.by, at = now()
 
 -- adopt_states --
 -- $1 processors. What they have counted is the newest, whatever a restored database has: to give
