@@ -14,7 +14,14 @@ from dory_orchestrator.core.checkpoint import (
     prove,
 )
 from dory_orchestrator.core.model import Pod
-from dory_orchestrator.core.start import Start, StartFacts, StartReason, judge_start, looks_reset
+from dory_orchestrator.core.start import (
+    Lay,
+    Start,
+    StartFacts,
+    StartReason,
+    judge_start,
+    looks_reset,
+)
 from dory_orchestrator.logs import get_logger
 from dory_orchestrator.loops.seed import Seeder
 from dory_orchestrator.ports import (
@@ -171,6 +178,9 @@ class Restorer:
     ) -> tuple[StoredCheckpoint | None, Start]:
         before, now = life.previous, life.incarnation
         same_pod = before is not None and before.pod_uid == now.pod_uid
+        was_read = await self._pods.read_its_state(
+            owned.pod.address or "", timeout_seconds=_METRICS_SECONDS
+        )
         try:
             newest, start = await self._seeder.look_at_start(
                 lease,
@@ -187,11 +197,13 @@ class Restorer:
                 doubted_from=life.seed_doubted_from,
             )
         except ClusterUnavailable as error:
-            detail = f"what it saved cannot be read: {error}"
-            raise NotTaken("not_given", detail, told=False) from error
-        was_read = await self._pods.read_its_state(
-            owned.pod.address or "", timeout_seconds=_METRICS_SECONDS
-        )
+            if was_read is not False:
+                detail = f"what it saved cannot be read: {error}"
+                raise NotTaken("not_given", detail, told=False) from error
+            # It could not read it either, so it began with nothing, whatever lies there: it need
+            # not wait for a cluster that is away.
+            newest = await self._store.newest_checkpoint(_processor(owned.pod))
+            start = Start(Lay.UNKNOWN)
         return newest, replace(start, was_read=was_read)
 
     # What loses
