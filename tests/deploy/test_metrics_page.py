@@ -84,6 +84,7 @@ COUNTS = {
     "dory_processors_away",
     "dory_moves_open",
     "dory_foreign_pods",
+    "dory_unknown_pods",
     "dory_stopped_rollouts",
     "dory_deletion_guard_held_pods",
     "dory_edge_nodes",
