@@ -435,17 +435,17 @@ async def test_what_a_life_between_two_looks_saved_is_doubtful():
         assert ("document_refused", "doubtful") in rig.reasons
 
 
-async def test_while_the_cluster_is_silent_nothing_is_given():
+async def test_while_the_cluster_is_silent_nothing_is_given_that_may_have_gone_on():
     rig = Rig()
     rig.add(1, {"count": 50})
     async with rig:
         await rig.until(11)
         rig.cluster.error = ClusterUnavailable("away")
         program = rig.restart("pod-1", {"count": 0})
-        program.could_read = False
         await rig.until(20)
         assert (program.puts, rig.newest()) == ([], {"count": 50})
         rig.cluster.error = None
+        program.could_read = False
         await rig.until(31)
         assert program.puts == [{"count": 50}]
 

@@ -9,7 +9,13 @@ from tests.loops.checkpoint_rig import START, Rig
 from tests.pods_double import FakeProgram
 
 from dory_orchestrator.core.checkpoint import Position, document, payload_of
-from dory_orchestrator.ports import DocumentAhead, PodRefused, PodUnreachable, StoreUnavailable
+from dory_orchestrator.ports import (
+    ClusterUnavailable,
+    DocumentAhead,
+    PodRefused,
+    PodUnreachable,
+    StoreUnavailable,
+)
 
 pytestmark = pytest.mark.looptime
 
@@ -89,6 +95,22 @@ async def test_a_start_that_could_not_read_its_store_is_given_its_state():
         assert rig.restored()
         assert rig.archived("set_back") == [{"count": 4999}]
         assert ("state_archived", "set_back") in rig.reasons
+
+
+@pytest.mark.parametrize(("could_read", "puts"), [(False, [{"count": 5000}]), (None, [])])
+async def test_while_the_cluster_is_away_only_who_could_not_read_either_is_given(could_read, puts):
+    """Its container crashed meanwhile: what lies there is known to nobody, and it began with
+    nothing. Where that is not shown, it waits until the document can be read."""
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 5000})
+    async with rig:
+        await rig.until(11.5)
+        rig.cluster.error = ClusterUnavailable("away")
+        program = rig.restart("pod-1", {"count": 0})
+        program.could_read = could_read
+        await rig.until(16)
+        assert program.puts == puts
+        assert rig.restored() is bool(puts)
 
 
 async def test_an_unreadable_document_is_one_that_nobody_began_with():
