@@ -1,8 +1,8 @@
 """Which row of `edge_nodes` is meant by the name of a node: several organizations may have one of
 the same name, on one machine or on none.
 
-It is the one that the processor is linked to, or away from; else that of its organization; else
-none. Among rows of one organization one that was decommissioned comes last.
+It is the one that the processor is linked to, or away from; else that of its organization, or of a
+processor of none the only one of that name; else none. Among rows of one organization one that was decommissioned comes last.
 """
 
 from collections import defaultdict
@@ -31,18 +31,19 @@ class NodeRows:
 
     def of(self, processor_id: UUID, name: str | None) -> EdgeNodeRow | None:
         """The one that is meant where a processor is, or was, on the node of that name."""
-        config = self._desired.configs.get(processor_id)
-        organization = None if config is None else str(config.organization_id)
-        return self._meant(processor_id, organization, self.named(name))
+        return self._meant(processor_id, self._organization(processor_id), self.named(name))
 
     def of_pod(self, pod: Pod) -> EdgeNodeRow | None:
         """As `of`; also of a pod whose processor is not desired any more: its label tells."""
         if pod.processor_id is None:
             return None
-        config = self._desired.configs.get(pod.processor_id)
-        organization = None if config is None else str(config.organization_id)
-        label = pod.labels.get(ORGANIZATION_LABEL)
-        return self._meant(pod.processor_id, organization or label, self.named(pod.node_name))
+        organization = self._organization(pod.processor_id) or pod.labels.get(ORGANIZATION_LABEL)
+        return self._meant(pod.processor_id, organization, self.named(pod.node_name))
+
+    def _organization(self, processor_id: UUID) -> str | None:
+        config = self._desired.configs.get(processor_id)
+        organization_id = None if config is None else config.organization_id
+        return None if organization_id is None else str(organization_id)
 
     def pods_of(self, row: EdgeNodeRow, pods: Iterable[Pod]) -> Iterable[Pod]:
         """Those of the pods on the node of its name that say how this row's node is. Who belongs
@@ -61,6 +62,9 @@ class NodeRows:
             for row in named:
                 if row.id == links.get(processor_id):
                     return row
+        if organization is None:
+            # A processor of no organization can only mean the one row that there is.
+            return named[0] if len(named) == 1 else None
         return next((row for row in named if str(row.organization_id) == organization), None)
 
 
