@@ -72,6 +72,8 @@ TABLES = (
     *("public.processors", "public.edge_nodes", "public.edge_node_apps"),
     *("orchestrator.ownership", "orchestrator.moves", "orchestrator.checkpoints"),
     *("orchestrator.incarnations", "orchestrator.node_health", "orchestrator.brake"),
+    # Else the rows would name the pod of now beside the epoch of then, until the next cycle.
+    "orchestrator.processor_states",
 )
 BACKUP = "CREATE SCHEMA backup;" + "".join(
     f"CREATE TABLE backup.{name.replace('.', '_')} AS SELECT * FROM {name};" for name in TABLES
