@@ -21,8 +21,11 @@ RIGHTS: Sequence[tuple[str, str]] = (
     ("create", "events"),
     ("list", "pods"),
     ("watch", "pods"),
+    ("get", "namespaces"),
 )
 """Verbs and resources that are needed in the whole cluster."""
+_NAMED = {"namespaces": "kube-system"}
+"""Of these only the one: its uid tells clusters apart."""
 RIGHTS_OF_NAMESPACE: Sequence[tuple[str, str]] = (
     *((verb, "pods") for verb in ("list", "watch", "create", "delete")),
     *((verb, "configmaps") for verb in ("get", "create", "update", "delete")),
@@ -92,6 +95,8 @@ async def _may(connection: Connection, verb: str, resource: str, namespace: str 
     attributes = {"verb": verb, "resource": resource, "group": ""}
     if namespace is not None:
         attributes["namespace"] = namespace
+    if resource in _NAMED:
+        attributes["name"] = _NAMED[resource]
     body = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
