@@ -1,5 +1,5 @@
-"""A database that lost its rows under a running fleet, whose programs end when they are told to:
-nobody is told, and `/healthz` says which database and which pods."""
+"""A database that lost its rows, or ended them all, under a running fleet whose programs end when
+they are told to: nobody is told."""
 
 import time
 from pathlib import Path
@@ -70,3 +70,28 @@ async def test_an_empty_database_ends_no_program(data_dir: Path, tmp_path: Path)
         assert len(await fleet.events(kind="database")) == 1
         answer = await fleet.service.beat(processor_id=ids[0], node_id="edge-1")
         assert answer["directive"] == "continue"
+
+
+async def test_rows_that_all_ended_while_nobody_led_end_no_program(data_dir: Path, tmp_path: Path):
+    file = recorders(data_dir, tmp_path, 2)
+    async with dev(data_dir, "--fleet", str(file), *SHORT) as fleet:
+        await eventually(fleet.ready, 40)
+        await eventually(lambda: has_beaten(fleet, 2), 20)
+        before = {name: process.pid for name, process in fleet.processes().items()}
+        answered = await shutdowns(fleet)
+        (control,) = fleet.service.children("control")
+
+        control.suspend()
+        await fleet.execute("UPDATE processors SET status = 'terminated'")
+        ended_at = time.monotonic()
+        await eventually(lambda: time.monotonic() - ended_at > QUIET_SECONDS, QUIET_SECONDS + 5)
+        assert await shutdowns(fleet) == answered
+        control.resume()
+
+        async def is_held() -> bool:
+            rows = await fleet.fetch("SELECT held_since FROM orchestrator.guard")
+            return rows[0][0] is not None
+
+        await eventually(is_held, 30)
+        assert await shutdowns(fleet) == answered
+        assert {name: process.pid for name, process in fleet.processes().items()} == before
