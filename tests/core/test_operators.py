@@ -118,18 +118,18 @@ def test_a_departure_says_what_was_asked():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "order"),
+    ("seconds", "order", "reason"),
     [
-        pytest.param(5.0, None, id="withdrawn"),
-        pytest.param(5.0, HOME, id="called-back"),
-        pytest.param(LIMITS.rollout_ready_seconds, AWAY, id="too-late"),
+        pytest.param(5.0, None, Reason.HOME_CAME_BACK, id="withdrawn"),
+        pytest.param(5.0, HOME, Reason.HOME_CAME_BACK, id="called-back"),
+        pytest.param(LIMITS.planned_move_seconds, AWAY, Reason.MOVE_GIVEN_UP, id="too-late"),
     ],
 )
-def test_who_has_not_left_stays_when_it_is_called_back_or_cannot_leave(seconds, order):
+def test_who_has_not_left_stays_when_it_is_called_back_or_cannot_leave(seconds, order, reason):
     plan = compute(departing(small_fleet(), seconds=seconds, order=order), LIMITS)
     assert not plan.deletes
     (cancel,) = plan.ends
-    assert (cancel.reason, cancel.pod.node_name) == (Reason.HOME_CAME_BACK, "edge-1")
+    assert (cancel.reason, cancel.pod.node_name) == (reason, "edge-1")
 
 
 def test_nobody_goes_on_leaving_a_node_in_trouble():
