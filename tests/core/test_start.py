@@ -226,8 +226,13 @@ def test_what_was_written_when_it_may_have_begun_already_is_not_the_newest_that_
     newest = stored()
     document = found({"count": 500}, position=NEWEST, received_at=970.0)
     begun = start_of(document, DocumentReason.OURS, doubted_from=960.0)
-    assert judged(begun, taken(ON, 2.0), newest=newest) is StartReason.BEGAN_OLDER
-    assert judged(begun, taken(ON, 20.0), newest=newest) is StartReason.RAN_ON_LONGER
+    behind = taken({"count": 490}, 2.0)
+    assert judged(begun, behind, newest=newest) is StartReason.BEGAN_OLDER
+    late = taken({"count": 490}, 20.0)
+    assert judged(begun, late, newest=newest) is StartReason.RAN_ON_LONGER
+    # It has more than the newest: it may have begun with that, and would be set back.
+    for seconds in (0.7, 2.0, 20.0):
+        assert judged(begun, taken(ON, seconds), newest=newest) is StartReason.NOT_SHOWN
 
 
 @pytest.mark.parametrize(

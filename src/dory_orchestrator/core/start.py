@@ -156,7 +156,10 @@ class StartFacts:
     @property
     def began_older(self) -> bool:
         """Whether what lay there is older than the newest."""
-        return self.start.lay in (Lay.OURS, Lay.OWN_SAVE) and not self.began_with_newest
+        if self.start.lay not in (Lay.OURS, Lay.OWN_SAVE) or self.began_with_newest:
+            return False
+        is_doubted = self.start.lay is Lay.OURS and self.start.sha256 is None
+        return not (is_doubted and self.newest and _rose(self.newest.payload, self.capture.payload))
 
     @property
     def looks_reset(self) -> bool:
@@ -274,6 +277,15 @@ def looks_reset(before: bytes, after: bytes) -> bool:
             return False
         fallen += 1
     return fallen > 0
+
+
+def _rose(before: bytes, after: bytes) -> bool:
+    """Whether a number is higher than before: who has more than the newest was not behind it, and
+    to give it that would undo what it did since."""
+    try:
+        return any(now > was for was, now in _numbers(json.loads(before), json.loads(after)))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _numbers(was: object, now: object) -> Iterator[tuple[float, float]]:
