@@ -222,17 +222,20 @@ def test_what_a_life_began_with(document, judged_as, options, start):
     assert (begun.lay, begun.at) == start
 
 
-def test_what_was_written_when_it_may_have_begun_already_is_not_the_newest_that_it_began_with():
-    newest = stored()
+def test_of_what_was_written_when_it_may_have_begun_already_its_numbers_tell():
+    newest = stored({"count": 500, "limit": 5, "level": 7})
     document = found({"count": 500}, position=NEWEST, received_at=970.0)
     begun = start_of(document, DocumentReason.OURS, doubted_from=960.0)
-    behind = taken({"count": 490}, 2.0)
-    assert judged(begun, behind, newest=newest) is StartReason.BEGAN_OLDER
-    late = taken({"count": 490}, 20.0)
-    assert judged(begun, late, newest=newest) is StartReason.RAN_ON_LONGER
+
+    def judged_with(seconds: float, **numbers: int) -> StartReason:
+        return judged(begun, taken({"limit": 5, "level": 7} | numbers, seconds), newest=newest)
+
+    assert judged_with(2.0, count=490) is StartReason.BEGAN_OLDER
+    assert judged_with(20.0, count=490) is StartReason.RAN_ON_LONGER
     # It has more than the newest: it may have begun with that, and would be set back.
     for seconds in (0.7, 2.0, 20.0):
-        assert judged(begun, taken(ON, seconds), newest=newest) is StartReason.NOT_SHOWN
+        assert judged_with(seconds, count=520) is StartReason.HAS_MORE
+        assert judged_with(seconds, count=520, level=3) is StartReason.HAS_MORE
 
 
 @pytest.mark.parametrize(

@@ -363,27 +363,60 @@ async def test_what_another_saved_is_archived_before_it_is_overwritten():
         assert rig.archived("document_stranger") == [{"count": 99}]
 
 
-async def test_a_document_that_was_written_while_the_next_life_began_is_not_what_that_began_with():
-    """It crashed between the capture and the writing: what lies there is the newest, and the
-    container had loaded the one before."""
+async def crash_while_written(rig: Rig, program: Any, *, loaded_before: bool) -> None:
+    """The program crashes between the capture of 2000 and the writing of the document, which is the
+    newest then. The container that follows has loaded it, or the one before, and counts one on."""
+    await rig.until(11.5)
+    plain_seed = rig.cluster.seed_state
+
+    async def seed_state(*args: Any, **options: Any) -> None:
+        before = rig.load()
+        rig.cluster.seed_state = plain_seed  # type: ignore[method-assign]
+        if loaded_before:
+            rig.restart("pod-1", {"count": before["count"] + 1}, told=False)
+        await plain_seed(*args, **options)
+        if not loaded_before:
+            assert rig.load() == {"count": 2000}
+            rig.restart("pod-1", {"count": 2001}, told=False)
+
+    program.state = {"count": 2000}
+    rig.cluster.seed_state = seed_state  # type: ignore[method-assign]
+    await rig.until(24)
+    rig.tell_restart("pod-1")
+
+
+async def test_who_loaded_the_document_before_the_one_written_as_it_began_is_given_the_newest():
     rig = Rig(seed_every_seconds=0.0)
     program = rig.add(1, {"count": 1000})
     async with rig:
-        await rig.until(11.5)
-        before = rig.load()
-        plain_seed = rig.cluster.seed_state
-
-        async def seed_state(*args: Any, **options: Any) -> None:
-            rig.restart("pod-1", before | {"count": before["count"] + 1}, told=False)
-            await plain_seed(*args, **options)
-            rig.cluster.seed_state = plain_seed  # type: ignore[method-assign]
-
-        program.state = {"count": 2000}
-        rig.cluster.seed_state = seed_state  # type: ignore[method-assign]
-        await rig.until(24)
-        rig.tell_restart("pod-1")
+        await crash_while_written(rig, program, loaded_before=True)
         await rig.until(40)
         assert program.puts == [{"count": 2000}]
+
+
+async def test_who_could_not_be_given_the_newest_and_has_more_by_now_is_not_given_it():
+    rig = Rig(seed_every_seconds=0.0)
+    program = rig.add(1, {"count": 1000})
+    async with rig:
+        program.put_refusal = PodUnreachable("no route")
+        await crash_while_written(rig, program, loaded_before=True)
+        await rig.until(26)
+        assert rig.archived("set_back") == [{"count": 1001}], "it was to be given the newest"
+        program.state = {"count": 2500}
+        program.put_refusal = None
+        await rig.until(40)
+        assert program.puts == []
+        assert rig.archived("superseded") == [{"count": 2000}]
+
+
+async def test_who_loaded_the_document_that_was_written_as_it_began_goes_on_by_itself():
+    rig = Rig(seed_every_seconds=0.0)
+    program = rig.add(1, {"count": 1000})
+    async with rig:
+        await crash_while_written(rig, program, loaded_before=False)
+        await rig.until(40)
+        assert program.puts == []
+        assert rig.archived("superseded") == [{"count": 2000}]
 
 
 # A document that is ahead of the database

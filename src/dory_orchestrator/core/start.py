@@ -156,10 +156,16 @@ class StartFacts:
     @property
     def began_older(self) -> bool:
         """Whether what lay there is older than the newest."""
-        if self.start.lay not in (Lay.OURS, Lay.OWN_SAVE) or self.began_with_newest:
+        return self.start.lay in (Lay.OURS, Lay.OWN_SAVE) and not self.began_with_newest
+
+    @property
+    def has_more(self) -> bool:
+        """Whether it may have begun with the newest, which we wrote at that moment, and has a
+        number that is higher than there: whoever began with less would have to have overtaken it."""
+        newest, start = self.newest, self.start
+        if newest is None or start.lay is not Lay.OURS or start.sha256 is not None:
             return False
-        is_doubted = self.start.lay is Lay.OURS and self.start.sha256 is None
-        return not (is_doubted and self.newest and _rose(self.newest.payload, self.capture.payload))
+        return any(now > was for was, now in _numbers(newest.payload, self.capture.payload))
 
     @property
     def looks_reset(self) -> bool:
@@ -202,6 +208,7 @@ class StartReason(StrEnum):
     BEGAN_WITH_NEWEST = "began_with_newest"
     BEGAN_WITH_NOTHING = "began_with_nothing"
     LIFE_WAS_BEHIND = "life_was_behind"
+    HAS_MORE = "has_more"
     RAN_ON_LONGER = "ran_on_longer"
     BEGAN_OLDER = "began_older"
     NOT_SHOWN = "not_shown"
@@ -215,7 +222,7 @@ class StartReason(StrEnum):
     def is_told(self) -> bool:
         """Whether it is left alone although the newest may have had more: people are told, and
         the newest is kept."""
-        return self in (StartReason.RAN_ON_LONGER, StartReason.NOT_SHOWN)
+        return self in (StartReason.HAS_MORE, StartReason.RAN_ON_LONGER, StartReason.NOT_SHOWN)
 
 
 _GIVEN = frozenset(
@@ -243,6 +250,9 @@ _RULES: tuple[tuple[StartReason, Callable[[StartFacts], bool]], ...] = (
     (StartReason.BEGAN_WITH_NOTHING, lambda facts: facts.began_with_nothing),
     # Its last life was to be given the newest, and was not.
     (StartReason.LIFE_WAS_BEHIND, lambda facts: facts.start.lay is Lay.BEHIND_SAVE),
+    # It was killed while its document was written, which it may have begun with: to give it the
+    # same again would undo what it did since.
+    (StartReason.HAS_MORE, lambda facts: facts.has_more),
     # To give it costs what it did since it began; not to give it, what the newest is ahead of
     # what it began with. The smaller loss is taken. While we are well it is visited within
     # seconds of its start, and documents are an interval apart at least: it is given. After an
@@ -264,12 +274,8 @@ def judge_start(facts: StartFacts) -> StartReason:
 def looks_reset(before: bytes, after: bytes) -> bool:
     """Whether every number that differs has fallen to less than half, and there is one at least:
     so it looks when a program began from nothing. One that went on has something that grew."""
-    try:
-        was, now = json.loads(before), json.loads(after)
-    except (ValueError, RecursionError):
-        return False
     fallen = 0
-    for least, number in _numbers(was, now):
+    for least, number in _numbers(before, after):
         if number == least:
             continue
         # Whole numbers may be beyond what a float holds.
@@ -279,19 +285,13 @@ def looks_reset(before: bytes, after: bytes) -> bool:
     return fallen > 0
 
 
-def _rose(before: bytes, after: bytes) -> bool:
-    """Whether a number is higher than before: who has more than the newest was not behind it, and
-    to give it that would undo what it did since."""
+def _numbers(before: bytes, after: bytes) -> Iterator[tuple[float, float]]:
+    """Pairs of finite numbers that stand in the same place of two states, also of what is nested:
+    deep ones are met in turn, not by recursion. None where the states cannot be read."""
     try:
-        return any(now > was for was, now in _numbers(json.loads(before), json.loads(after)))
+        waiting = [(json.loads(before), json.loads(after))]
     except (ValueError, RecursionError):
-        return False
-
-
-def _numbers(was: object, now: object) -> Iterator[tuple[float, float]]:
-    """Pairs of finite numbers that stand in the same place, also of what is nested: deep ones are
-    met in turn, not by recursion."""
-    waiting = [(was, now)]
+        return
     while waiting:
         one, other = waiting.pop()
         if isinstance(one, dict) and isinstance(other, dict):
@@ -299,7 +299,7 @@ def _numbers(was: object, now: object) -> Iterator[tuple[float, float]]:
         elif isinstance(one, list) and isinstance(other, list):
             waiting.extend(zip(one, other, strict=False))
         elif _is_number(one) and _is_number(other):
-            yield one, other  # type: ignore[misc]
+            yield one, other
 
 
 def _is_number(value: object) -> bool:

@@ -377,7 +377,12 @@ def _facts(
     )
 
 
-_LATER = (StartReason.SAME_STATE, StartReason.PROVEN, StartReason.RAN_ON_LONGER)
+_LATER = (
+    StartReason.SAME_STATE,
+    StartReason.PROVEN,
+    StartReason.HAS_MORE,
+    StartReason.RAN_ON_LONGER,
+)
 
 
 def _by_now(reason: StartReason, facts: StartFacts) -> StartReason:
