@@ -25,6 +25,7 @@ from dory_orchestrator.store.embedded import EmbeddedPostgres
 
 COMMAND = [sys.executable, "-m", "dory_orchestrator.cli"]
 HEARTBEAT = "/api/v1/edge/heartbeat"
+_TOLD_LINES_MAX = 2_000
 
 
 async def eventually(
@@ -58,6 +59,12 @@ class RealService:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.log() if line["event"] == event]
+
+    def tell(self) -> None:
+        """Show what it said, for whoever reads of a test that failed."""
+        for line in self._log.read_text().splitlines()[-_TOLD_LINES_MAX:]:
+            if '"level":"debug"' not in line:
+                sys.stderr.write(line + "\n")
 
     def children(self, role: str) -> list[psutil.Process]:
         """The processes of a role; one, when all is well."""
@@ -149,6 +156,9 @@ async def running(
                     service.url = url or await eventually(lambda: _url(service), 30)
                     await eventually(service.is_ready, 30)
                 yield service
+            except BaseException:
+                service.tell()
+                raise
             finally:
                 await _end(service)
 

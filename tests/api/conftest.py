@@ -21,6 +21,8 @@ from dory_orchestrator.api.page.handlers import Page
 from dory_orchestrator.api.service import build
 from dory_orchestrator.metrics import Metrics
 
+NOBODY = "00000000-0000-4000-8000-000000000001"
+"""The id of a processor that there is not."""
 HEARTBEAT = "/api/v1/edge/heartbeat"
 NODES = "/api/v1/edge/nodes"
 DECOMMISSION = "/api/v1/edge/nodes/decommission"

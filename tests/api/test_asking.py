@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from tests.api.conftest import Service
+from tests.api.conftest import NOBODY, Service
 from tests.contract.fleet_worlds import MemoryFleet
 from tests.leader_double import ONE, a_leader, small_fleet
 
@@ -81,7 +81,7 @@ async def test_a_node_is_explained(service):
 @pytest.mark.parametrize(
     ("path", "query", "status", "said"),
     [
-        (f"/processors/{uuid4()}/explanation", {}, 404, "no processor"),
+        (f"/processors/{NOBODY}/explanation", {}, 404, "no processor"),
         ("/nodes/explanation", {"node": "nowhere"}, 404, "no node nowhere"),
         ("/nodes/explanation", {}, 400, "node"),
         ("/processors/x/explanation", {}, 400, "id"),

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import pytest
-from tests.api.conftest import Service
+from tests.api.conftest import NOBODY, Service
 from tests.contract.fleet_worlds import MemoryFleet
 
 from dory_orchestrator.api.fleet_bodies import StateName
@@ -15,10 +15,10 @@ from dory_orchestrator.ports import StoreBusy, StoreTimeout
 
 FLEET = "/api/v1/fleet"
 READS = (
-    *("/nodes", "/processors", f"/processors/{uuid4()}", "/events", "/moves"),
+    *("/nodes", "/processors", f"/processors/{NOBODY}", "/events", "/moves"),
     *("/guard", "/brake", "/summary", "/webhooks", "/webhooks/dead-letters"),
     *("/plan", "/what-if", "/pause", "/nodes/explanation?node=a"),
-    *(f"/processors/{uuid4()}/explanation", f"/processors/{uuid4()}/directive"),
+    *(f"/processors/{NOBODY}/explanation", f"/processors/{NOBODY}/directive"),
     *("/events/stream", "/events/export"),
 )
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")

@@ -1,10 +1,9 @@
 """POST /api/v1/edge/heartbeat (http-api-reference, "Edge API")."""
 
 import time
-from uuid import uuid4
 
 import pytest
-from tests.api.conftest import HEARTBEAT, Service
+from tests.api.conftest import HEARTBEAT, NOBODY, Service
 
 from dory_orchestrator.ports import StoreUnavailable
 
@@ -45,14 +44,14 @@ async def test_an_ended_processor_is_told_to_shut_down(service: Service, status)
     assert answer["directive"] == "shutdown"
 
 
-@pytest.mark.parametrize("processor_id", [str(uuid4()), "camera-1", "x" * 1000, "ÿ"])
+@pytest.mark.parametrize("processor_id", [NOBODY, "camera-1", "x" * 1000, "ÿ"])
 async def test_a_processor_that_is_not_found_is_told_to_shut_down(service: Service, processor_id):
     answer = await service.beat(processor_id=processor_id)
     assert answer["directive"] == "shutdown"
     assert answer["acknowledged"] is True
 
 
-@pytest.mark.parametrize("processor_id", [str(uuid4()), "camera-1"])
+@pytest.mark.parametrize("processor_id", [NOBODY, "camera-1"])
 async def test_while_the_database_is_down_nobody_is_told_to_shut_down(
     service: Service, processor_id
 ):

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from tests.api.conftest import Service
+from tests.api.conftest import NOBODY, Service
 from tests.contract.fleet_worlds import MemoryFleet
 from tests.leader_double import ONE, a_leader
 from tests.patience import patient
@@ -209,7 +209,7 @@ class TestDetails:
         "path",
         [
             "/page/processor?id=nonsense",
-            f"/page/processor?id={uuid4()}",
+            f"/page/processor?id={NOBODY}",
             "/page/node?name=nowhere",
             "/page/move?id=7",
             "/page/move",

@@ -111,6 +111,9 @@ LONG_AGO = NOW - 90.0
             StartReason.RAN_ON_LONGER,
             False,
         ),
+        # Within the time in which it is visited while we are well: whatever it has done, it is given.
+        (ours(OLDER, NOW - 31.0), taken(ON, 10.0), {}, StartReason.BEGAN_OLDER, True),
+        (ours(OLDER, NOW - 31.0), taken(ON, 10.1), {}, StartReason.RAN_ON_LONGER, False),
         # A clock that jumped ahead does not make it old, and one that was set back not young.
         (ours(OLDER, LONG_AGO), taken(ON, 1e9), {}, StartReason.BEGAN_OLDER, True),
         (ours(OLDER, LONG_AGO), taken(ON, -3600), {}, StartReason.BEGAN_OLDER, True),

@@ -64,7 +64,7 @@ REFUSED: dict[str, Object] = {
     "a webhook beside their secret": {"webhooks": {"pager": {"secret": "x"}}},
     "no key of the webhooks": {"webhooks": {"secretKey": ""}},
 }
-for _name in SECRETS:
+for _name in sorted(SECRETS):
     REFUSED[f"{_name} in clear"] = {"settings": {environment_name(_name): "postgresql://u:p@h/d"}}
 
 each = pytest.mark.parametrize("case", VALUES)

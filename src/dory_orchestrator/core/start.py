@@ -25,6 +25,10 @@ _RESET_FACTOR = 2
 """A number that has fallen to less than one part in so many, within the first moments of a life,
 did not come down by itself: what is measured wavers by less, and what counts down goes by ones."""
 
+_VISITED_SECONDS = 10.0
+"""While we are well a life is visited within so many seconds of being ready: it is looked for each
+second, its state takes up to five, its metrics two, and a failed visit is repeated after two."""
+
 
 class Carrier(StrEnum):
     """What becomes of what a client library saves: we read it, it goes with the container, or it
@@ -253,13 +257,14 @@ _RULES: tuple[tuple[StartReason, Callable[[StartFacts], bool]], ...] = (
     # It was killed while its document was written, which it may have begun with: to give it the
     # same again would undo what it did since.
     (StartReason.HAS_MORE, lambda facts: facts.has_more),
-    # To give it costs what it did since it began; not to give it, what the newest is ahead of
-    # what it began with. The smaller loss is taken. While we are well it is visited within
-    # seconds of its start, and documents are an interval apart at least: it is given. After an
-    # absence of ours it has mostly done more than it would gain.
+    # After an absence of ours. To give it costs what it did since it began; not to give it, what
+    # the newest is ahead of what it began with. The smaller loss is taken. While we are well it
+    # is given: no more than an interval may be lost then, also where a visit comes late.
     (
         StartReason.RAN_ON_LONGER,
-        lambda facts: facts.began_older and facts.ran_seconds > facts.gain_seconds,
+        lambda facts: (
+            facts.began_older and facts.ran_seconds > max(facts.gain_seconds, _VISITED_SECONDS)
+        ),
     ),
     (StartReason.BEGAN_OLDER, lambda facts: facts.began_older),
     (StartReason.NOT_SHOWN, lambda _: True),
