@@ -285,6 +285,7 @@ def found_document(state: dict[str, Any], pod_name: str = "pod-a", at: float = 1
 NEWEST = stored({"count": 5})
 SAVED = found_document({"count": 6})
 GIVEN = replace(LIFE, pod_name="pod-a")
+UNJUDGED = replace(GIVEN, given=False)
 NAMES = ("pod-b", "pod-a")
 PROOF = ("/count",)
 
@@ -306,8 +307,35 @@ PROOF = ("/count",)
         (SAVED, NEWEST, {"before": 10.6}, DocumentReason.NEWER),
         (SAVED, NEWEST, {"last": None}, DocumentReason.NEWER),
         (found_document({}), NEWEST, {}, DocumentReason.CONTRADICTED),
-        (SAVED, NEWEST, {"restarted": True}, DocumentReason.DOUBTFUL),
-        (SAVED, NEWEST, {"last": replace(GIVEN, given=False)}, DocumentReason.DOUBTFUL),
+        # Of a life that was not judged: its numbers tell.
+        (SAVED, NEWEST, {"restarted": True}, DocumentReason.NEWER),
+        (SAVED, NEWEST, {"last": UNJUDGED}, DocumentReason.NEWER),
+        (
+            found_document({"count": 6, "limit": 5}),
+            stored({"count": 5, "limit": 5}),
+            {"last": UNJUDGED},
+            DocumentReason.NEWER,
+        ),
+        (SAVED, NEWEST, {"last": replace(UNJUDGED, behind=True)}, DocumentReason.DOUBTFUL),
+        (found_document({"count": 4}), NEWEST, {"restarted": True}, DocumentReason.DOUBTFUL),
+        (
+            found_document({"count": 4, "at": 9}),
+            stored({"count": 5, "at": 1}),
+            {"last": UNJUDGED},
+            DocumentReason.DOUBTFUL,
+        ),
+        (
+            found_document({"count": 5, "word": "b"}),
+            stored({"count": 5, "word": "a"}),
+            {"last": UNJUDGED},
+            DocumentReason.DOUBTFUL,
+        ),
+        (
+            found_document({"count": 6}),
+            stored({"count": 5, "word": "a"}),
+            {"last": UNJUDGED},
+            DocumentReason.DOUBTFUL,
+        ),
         (
             found_document({"count": 4}),
             NEWEST,

@@ -513,3 +513,22 @@ async def test_a_change_of_the_leader_under_way_freezes_nobody():
         await rig.until(80)
         assert rig.checkpointer.frozen == {}
         assert rig.newest() == rig.load() == {"count": 5}
+
+
+async def test_what_was_saved_by_a_life_that_nobody_could_judge_is_taken():
+    """The cluster was away when it began, and it was ended in order before that was back."""
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 50})
+    async with rig:
+        await rig.until(11.5)
+        del rig.running["pod-1"]
+        await rig.prepare(("pod-1",))
+        program = rig.add(1, rig.load(), name="pod-new", epoch=2)
+        rig.cluster.error = ClusterUnavailable("away")
+        await rig.until(41)
+        assert not rig.restored("pod-new")
+        rig.cluster.error = None
+        rig.save_document({"count": 350}, "pod-new", 41)
+        del rig.running["pod-new"]
+        await rig.prepare(("pod-new", "pod-1"))
+        assert (program.puts, rig.load(), rig.newest()) == ([], {"count": 350}, {"count": 350})

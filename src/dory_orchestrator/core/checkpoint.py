@@ -8,7 +8,7 @@ that the client library uses, so what it can read we can, and the checksums agre
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -416,6 +416,8 @@ def judge_document(
         return DocumentReason.CONTRADICTED
     wrong = prove(newest.payload, found.payload, proof)
     if _is_doubtful(found, last, restarted) and (wrong is not None or not proof):
+        if wrong is None and not (last and last.behind) and _has_grown(newest, found):
+            return DocumentReason.NEWER
         # A life that began from an older state, and was ended before it had the newest.
         return DocumentReason.DOUBTFUL
     if proof and found.pod_name == newest.pod_name and wrong is not None:
@@ -437,6 +439,13 @@ def _is_doubtful(found: Document, last: Incarnation | None, restarted: bool) -> 
     if last is None or last.pod_name != found.pod_name:
         return False
     return restarted or not last.given
+
+
+def _has_grown(newest: StoredCheckpoint, found: Document) -> bool:
+    """Whether no number is lower than in the newest, and one is higher: a life that was ended, or
+    that nobody could look at, before it was judged has gone on from that."""
+    pairs = list(numbers_in_both(newest.payload, found.payload))
+    return all(now >= was for was, now in pairs) and any(now > was for was, now in pairs)
 
 
 def place_document(found: Document, newest: StoredCheckpoint | None) -> tuple[int, int]:
@@ -507,3 +516,29 @@ def _at(pointer: str, value: object) -> object:
 
 def _is_index(key: str) -> bool:
     return key.isascii() and key.isdigit() and len(key) < 10
+
+
+# Numbers ------------------------------------------------------------------------------------
+
+
+def numbers_in_both(before: bytes, after: bytes) -> Iterator[tuple[float, float]]:
+    """Pairs of finite numbers that stand in the same place of two states, also of what is nested:
+    deep ones are met in turn, not by recursion. None where the states cannot be read."""
+    try:
+        waiting = [(_parse(before), _parse(after))]
+    except ValueError:
+        return
+    while waiting:
+        one, other = waiting.pop()
+        if isinstance(one, dict) and isinstance(other, dict):
+            waiting.extend((one[key], other[key]) for key in one.keys() & other.keys())
+        elif isinstance(one, list) and isinstance(other, list):
+            waiting.extend(zip(one, other, strict=False))
+        elif _is_number(one) and _is_number(other):
+            yield one, other
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return not isinstance(value, float) or math.isfinite(value)

@@ -4,9 +4,8 @@ What it began with decides, not whether two states are equal: a program that wen
 from the newest has another state by now, and to give it the newest again would set it back.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +17,7 @@ from dory_orchestrator.core.checkpoint import (
     Position,
     StoredCheckpoint,
     is_empty,
+    numbers_in_both,
     prove,
 )
 
@@ -169,7 +169,7 @@ class StartFacts:
         newest, start = self.newest, self.start
         if newest is None or start.lay is not Lay.OURS or start.sha256 is not None:
             return False
-        return any(now > was for was, now in _numbers(newest.payload, self.capture.payload))
+        return any(now > was for was, now in numbers_in_both(newest.payload, self.capture.payload))
 
     @property
     def looks_reset(self) -> bool:
@@ -280,7 +280,7 @@ def looks_reset(before: bytes, after: bytes) -> bool:
     """Whether every number that differs has fallen to less than half, and there is one at least:
     so it looks when a program began from nothing. One that went on has something that grew."""
     fallen = 0
-    for least, number in _numbers(before, after):
+    for least, number in numbers_in_both(before, after):
         if number == least:
             continue
         # Whole numbers may be beyond what a float holds.
@@ -288,26 +288,3 @@ def looks_reset(before: bytes, after: bytes) -> bool:
             return False
         fallen += 1
     return fallen > 0
-
-
-def _numbers(before: bytes, after: bytes) -> Iterator[tuple[float, float]]:
-    """Pairs of finite numbers that stand in the same place of two states, also of what is nested:
-    deep ones are met in turn, not by recursion. None where the states cannot be read."""
-    try:
-        waiting = [(json.loads(before), json.loads(after))]
-    except (ValueError, RecursionError):
-        return
-    while waiting:
-        one, other = waiting.pop()
-        if isinstance(one, dict) and isinstance(other, dict):
-            waiting.extend((one[key], other[key]) for key in one.keys() & other.keys())
-        elif isinstance(one, list) and isinstance(other, list):
-            waiting.extend(zip(one, other, strict=False))
-        elif _is_number(one) and _is_number(other):
-            yield one, other
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return not isinstance(value, float) or math.isfinite(value)
