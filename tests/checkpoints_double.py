@@ -28,6 +28,7 @@ from dory_orchestrator.ports import (
     DepartedState,
     Lease,
 )
+from dory_orchestrator.store.checkpoints import ARCHIVE_BYTES_MAX
 
 _KEPT = 3
 
@@ -47,6 +48,8 @@ class MemoryCheckpoints:
     """Whose documents an operator has declared the newest."""
     archive: dict[tuple[UUID, str], list[Archived]] = field(default_factory=dict)
     """Of each processor and reason the first and the newest."""
+    archived_at: dict[bytes, int] = field(default_factory=dict)
+    """By hash, in which turn it was archived."""
     _numbers: Any = field(default_factory=lambda: count(1))
 
     owners: dict[UUID, Ownership] = field(default_factory=dict)
@@ -207,7 +210,24 @@ class MemoryCheckpoints:
         if any(one.sha256 == archived.sha256 for one in kept):
             return False
         self.archive[archived.processor_id, archived.reason] = [*kept[:1], archived]
+        self.archived_at[archived.sha256] = next(self._numbers)
+        self._bound_archive(archived)
         return True
+
+    def _bound_archive(self, last: Archived) -> None:
+        firsts, others = [], []
+        for (processor_id, _), kept in self.archive.items():
+            if processor_id == last.processor_id:
+                firsts += kept[:1]
+                others += kept[1:]
+        room_bytes = ARCHIVE_BYTES_MAX - len(last.payload)
+        for some in (firsts, others):
+            for one in sorted(some, key=lambda one: -self.archived_at[one.sha256]):
+                if one is last:
+                    continue
+                room_bytes -= len(one.payload)
+                if room_bytes < 0:
+                    self.archive[one.processor_id, one.reason].remove(one)
 
     async def save_checkpoints(self, lease: Lease, checkpoints: Sequence[Checkpoint]) -> list[bool]:
         await self._leading("save_checkpoints", lease)

@@ -30,6 +30,7 @@ from dory_orchestrator.ports import (
     Lease,
     LeaseLost,
 )
+from dory_orchestrator.store.checkpoints import ARCHIVE_BYTES_MAX
 from dory_orchestrator.store.postgres import PostgresStore
 
 
@@ -489,6 +490,35 @@ async def test_of_what_is_archived_the_first_and_the_newest_stay(world, lease):
     assert await archive(1, "unprotected")
     assert await world.archived(life.key, "set_back") == [b'{"count": 1}', b'{"count": 3}']
     assert await world.archived(life.key, "unprotected") == [b'{"count": 1}']
+
+
+async def test_what_is_archived_of_one_is_bounded_and_the_last_is_kept(world, lease):
+    life = await place(world, lease)
+    other = await place(world, lease)
+
+    async def archive(number: int, reason: str, size_bytes: int, key: UUID = life.key) -> bytes:
+        payload = payload_of({"count": number, "pad": "x" * size_bytes})
+        archived = Archived(key, reason, 1, 2, "pod-1", 110.0, payload, sha256_of(payload))
+        assert await life.store.archive_state(lease, archived)
+        return payload
+
+    async def kept() -> list[list[bytes]]:
+        return [await world.archived(life.key, reason) for reason in ("one", "two", "three")]
+
+    third = ARCHIVE_BYTES_MAX // 3 - 100
+    await archive(0, "one", third, other.key)
+    first = await archive(1, "one", third)
+    newest = await archive(2, "one", third)
+    second = await archive(3, "two", third)
+    assert await kept() == [[first, newest], [second], []]
+    # The newest of a reason goes before the first of any, and of those the one that is oldest.
+    third_first = await archive(4, "three", third)
+    assert await kept() == [[first], [second], [third_first]]
+    third_newest = await archive(5, "three", third)
+    assert await kept() == [[], [second], [third_first, third_newest]]
+    large = await archive(6, "two", ARCHIVE_BYTES_MAX + 1)
+    assert await kept() == [[], [large], []]
+    assert len(await world.archived(other.key, "one")) == 1
 
 
 async def test_how_long_ago_the_newest_was_seen(world, lease):
