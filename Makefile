@@ -32,13 +32,12 @@ demo: setup ## Kill an edge node, and watch its processors move to the cloud and
 kube: setup ## Serve a Kubernetes to try `run --kubeconfig` on, without one; it says how to go on
 	.venv/bin/python -m tests.kube.serve
 
-# The tests of the real service mostly wait, so the others run beside them, and then those of it that
-# need a Kubernetes.
+# Most tests wait for most of their time, those of the real service above all: several run at once,
+# and these beside the others.
 test: setup ## Every test (embedded PostgreSQL included)
-	@echo "==> tests/acceptance; all other tests, and those over Kubernetes, run beside it and are told of afterwards"
-	@(.venv/bin/pytest --ignore=tests/acceptance -p no:cacheprovider; status=$$?; \
-	.venv/bin/pytest tests/acceptance -k kubernetes -p no:cacheprovider || status=1; exit $$status) >.others.log 2>&1 & others=$$!; \
-	.venv/bin/pytest tests/acceptance -k "not kubernetes"; status=$$?; \
+	@echo "==> tests/acceptance; all other tests run beside it and are told of afterwards"
+	@.venv/bin/pytest --ignore=tests/acceptance -n 2 --dist worksteal -p no:cacheprovider >.others.log 2>&1 & others=$$!; \
+	.venv/bin/pytest tests/acceptance -n 3 --dist load --maxschedchunk 1; status=$$?; \
 	wait $$others || status=1; cat .others.log; rm -f .others.log; exit $$status
 
 unit: setup ## Fast tests: no database, no network, no waiting

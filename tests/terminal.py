@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from tests.patience import patient
 
 _LIMIT_SECONDS = patient(15.0)
+_NOT_INHERITED = ("NO_COLOR", "COLUMNS", "LINES")
+"""Whoever runs the tests may have a terminal of another size."""
+_SHOWN_CHARACTERS = 4_000
 # Ctrl-C goes to whom the terminal belongs.
 _OWN_TERMINAL = """
 import fcntl, os, sys, termios
@@ -35,7 +38,7 @@ class OnTerminal:
     def __enter__(self) -> "OnTerminal":
         self._primary, secondary = pty.openpty()
         self.resize(*self._size)
-        variables = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
+        variables = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _OWN_TERMINAL, *self._command],
             stdin=secondary,
@@ -67,7 +70,9 @@ class OnTerminal:
         """Until it is drawn, counted from what was waited for last."""
         start, end = len(self.shown), time.monotonic() + _LIMIT_SECONDS
         while text not in self.shown[start:]:
-            assert time.monotonic() < end, f"{text!r} is not in {self.shown[start:]!r}"
+            assert time.monotonic() < end, (
+                f"{text!r} is not in {self.shown[start:][-_SHOWN_CHARACTERS:]!r}"
+            )
             self._read()
 
     def _read(self) -> None:
