@@ -532,3 +532,47 @@ async def test_what_was_saved_by_a_life_that_nobody_could_judge_is_taken():
         del rig.running["pod-new"]
         await rig.prepare(("pod-new", "pod-1"))
         assert (program.puts, rig.load(), rig.newest()) == ([], {"count": 350}, {"count": 350})
+
+
+@pytest.mark.parametrize(
+    ("lost", "later", "puts"),
+    [
+        # It took the state, and went on.
+        ({"count": 50, "limit": 5}, {"count": 70, "limit": 5}, 1),
+        # It never came to it, or does not go on from that.
+        ({"count": 7, "limit": 5}, {"count": 27, "limit": 5}, 2),
+        ({"count": 50, "limit": 5}, {"count": 70, "limit": 3}, 2),
+        ({"count": 50, "limit": 5}, {"count": 50, "limit": 5}, 1),
+    ],
+)
+async def test_a_state_whose_giving_was_not_answered_is_not_given_over_what_came_of_it(
+    lost, later, puts
+):
+    rig = Rig(**LOCAL)
+    program = rig.add(1, {"count": 50, "limit": 5})
+
+    def loses_its_answer() -> None:
+        program.state, program.on_put = lost, lambda: None
+        raise PodUnreachable("no answer within 10 s")
+
+    async with rig:
+        await rig.until(11.5)
+        rig.cluster.states.clear()
+        program = rig.restart("pod-1", {"count": 7, "limit": 5})
+        program.on_put = loses_its_answer
+        await rig.until(12.9)
+        assert len(program.puts) == 1
+        program.state = later
+        await rig.until(16)
+        assert (len(program.puts), rig.restored()) == (puts, True)
+
+
+async def test_one_that_began_with_nothing_is_given_its_state_however_high_it_counts():
+    rig = Rig(**LOCAL)
+    rig.add(1, {"count": 50})
+    async with rig:
+        await rig.until(11.5)
+        rig.cluster.states.clear()
+        program = rig.restart("pod-1", {"count": 60})
+        await rig.until(14)
+        assert program.puts == [{"count": 50}]

@@ -416,7 +416,9 @@ def judge_document(
         return DocumentReason.CONTRADICTED
     wrong = prove(newest.payload, found.payload, proof)
     if _is_doubtful(found, last, restarted) and (wrong is not None or not proof):
-        if wrong is None and not (last and last.behind) and _has_grown(newest, found):
+        was_judged_older = last is not None and last.behind
+        if wrong is None and not was_judged_older and has_grown(newest.payload, found.payload):
+            # It ended before it could be judged.
             return DocumentReason.NEWER
         # A life that began from an older state, and was ended before it had the newest.
         return DocumentReason.DOUBTFUL
@@ -441,10 +443,10 @@ def _is_doubtful(found: Document, last: Incarnation | None, restarted: bool) -> 
     return restarted or not last.given
 
 
-def _has_grown(newest: StoredCheckpoint, found: Document) -> bool:
-    """Whether no number is lower than in the newest, and one is higher: a life that was ended, or
-    that nobody could look at, before it was judged has gone on from that."""
-    pairs = list(numbers_in_both(newest.payload, found.payload))
+def has_grown(before: bytes, after: bytes) -> bool:
+    """Whether no number is lower than it was, and one is higher: so it looks when a program has
+    gone on from a state."""
+    pairs = list(numbers_in_both(before, after))
     return all(now >= was for was, now in pairs) and any(now > was for was, now in pairs)
 
 

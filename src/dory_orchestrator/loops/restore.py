@@ -9,6 +9,7 @@ from dory_orchestrator.core.checkpoint import (
     Capture,
     Incarnation,
     StoredCheckpoint,
+    has_grown,
     is_empty,
     is_same_incarnation,
     prove,
@@ -77,6 +78,7 @@ class Life:
     those that the pod refused. `start` and `first` are what it began with, and its first capture.
     `aside_sha256` is what was archived of it last, while it is unprotected. `is_compared`: the
     document that lies there is not ahead of the database. `seed_doubted_from`: see Begun.
+    `posted_sha256` is what it may have been given: the answer was lost.
     """
 
     epoch: int
@@ -91,6 +93,7 @@ class Life:
     aside_sha256: bytes | None = None
     is_compared: bool = False
     seed_doubted_from: float | None = None
+    posted_sha256: bytes | None = None
 
 
 class Restorer:
@@ -126,7 +129,7 @@ class Restorer:
             reason, newest = await self._judge(lease, owned, life, capture)
             if newest is not None:
                 life.has_state = not is_empty(newest.payload)
-                if reason.gives:
+                if reason.gives and not _took(life, newest, capture):
                     capture = await self._give(lease, owned, life, capture, newest)
                 elif reason.is_told:
                     await self._supersede(lease, owned, life, newest, reason)
@@ -310,6 +313,7 @@ class Restorer:
             ):
                 await self._put(owned.pod, b'{"data": ' + newest.payload + b"}")
         except PodUnreachable as error:
+            life.posted_sha256 = newest.sha256
             raise NotTaken("not_given", f"restoring: {error}") from error
         except PodRefused as error:
             if error.status != _UNAUTHORIZED:
@@ -363,6 +367,12 @@ def _processor(pod: Pod) -> UUID:
 def _ensure(is_owner: bool) -> None:
     if not is_owner:
         raise NotTaken("not_owner", "another pod owns the processor", told=False)
+
+
+def _took(life: Life, newest: StoredCheckpoint, capture: Capture) -> bool:
+    """Whether it has gone on from what it was posted, although it did not answer: to post that
+    again would set it back."""
+    return life.posted_sha256 == newest.sha256 and has_grown(newest.payload, capture.payload)
 
 
 def _facts(
