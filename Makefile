@@ -2,6 +2,9 @@
 .PHONY: help setup lock run demo kube check fix pages test unit acceptance bench soak screenshots
 
 PYTHON ?= python3
+# Where it is set, as in images of Python, each of the thousand processes that the tests start would
+# compile the whole project anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
