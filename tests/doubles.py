@@ -760,7 +760,7 @@ class MemoryStore:
         interval_seconds: float,
         cluster_uid: str | None,
         is_whole: bool,
-        unowned: Mapping[UUID, UnownedPod] | None,
+        unowned: Mapping[UUID, UnownedPod],
     ) -> PictureBefore:
         await self._leading("record_picture", lease)
         before, had = self.picture, any(pod.is_unknown for pod in self.unowned.values())
@@ -768,8 +768,7 @@ class MemoryStore:
         is_other = cluster_uid is not None and cluster_uid != self.cluster_uid
         seen_at = None if is_other else self.clock()
         self.picture = MemoryPicture(seen_at, interval_seconds, cluster_uid, is_whole)
-        if unowned is not None:
-            self.unowned = dict(unowned)
+        self.unowned = dict(unowned)
         return PictureBefore(not is_other, before.cluster_uid, had)
 
     async def record_findings(

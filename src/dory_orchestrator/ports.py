@@ -444,10 +444,10 @@ class FleetStore(Protocol):
         interval_seconds: float,
         cluster_uid: str | None,
         is_whole: bool,
-        unowned: Mapping[UUID, UnownedPod] | None,
+        unowned: Mapping[UUID, UnownedPod],
     ) -> PictureBefore:
         """Write that this leader sees the cluster now, and which pods bear ids without owning
-        them (None: as before); raises as `grant`. A picture of another cluster than the first one
+        them; raises as `grant`. A picture of another cluster than the first one
         is not taken: then there is none."""
         ...
 

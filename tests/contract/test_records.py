@@ -243,7 +243,7 @@ async def see(world, lease, unowned=None, *, seconds=30.0, uid="c1", is_whole=Tr
         interval_seconds=seconds,
         cluster_uid=uid,
         is_whole=is_whole,
-        unowned=unowned,
+        unowned=unowned or {},
     )
 
 
@@ -352,7 +352,7 @@ async def test_whose_id_a_pod_bears_unowned_is_not_told_to_end(world, lease):
     assert not (await see(world, lease, found)).has_unknown_pods
     for key in found:
         assert await answer(world, key) == UNOWNED_POD
-    assert (await see(world, lease)).has_unknown_pods, "as before"
+    assert (await see(world, lease, found)).has_unknown_pods
     assert await answer(world, first) == UNOWNED_POD
     doubts = await world.store.read_doubts()
     assert (doubts.unknown_count, list(doubts.unknown_pods)) == (2, ["default/a", "default/b"])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -10,7 +11,7 @@ from tests.loops.fleet_rig import Rig, cloud, now
 from tests.loops.fleet_rig import TrickyCluster as Cluster
 
 from dory_orchestrator.core.directive import decide
-from dory_orchestrator.ports import Beat, ClusterUnavailable, StoreUnavailable
+from dory_orchestrator.ports import Beat, ClusterUnavailable, LeaseLost, StoreUnavailable
 
 pytestmark = pytest.mark.looptime
 
@@ -118,9 +119,50 @@ async def test_the_picture_is_kept_while_cycles_fail():
         await rig.until(lambda: rig.running == 2)
         rig.store.errors["record_health"] = rig.store.errors["grant"] = StoreUnavailable("down")
         rig.undesire(1)
-        await asyncio.sleep(100)
-        assert await answers(rig.store, (9,)) == {("shutdown", "not_found")}
+        for _ in range(100):
+            await asyncio.sleep(1)
+            assert await answers(rig.store, (9,)) == {("shutdown", "not_found")}
         assert await answers(rig.store, (1,)) == {("continue", "deletion_undecided")}
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("down"), LeaseLost("another leads")])
+async def test_a_picture_that_could_not_be_written_is_written_later(error):
+    async with Rig() as rig:
+        rig.desire(1, 2)
+        await rig.until(lambda: rig.running == 2)
+        # No cycle ends: it is not one of these that writes.
+        rig.store.errors["record_health"] = rig.store.errors["grant"] = StoreUnavailable("down")
+        rig.undesire(1)
+        rig.store.errors["record_picture"] = error
+        await asyncio.sleep(50)
+        assert await answers(rig.store, (9,)) == {("continue", "no_picture")}
+        del rig.store.errors["record_picture"]
+        await asyncio.sleep(15)
+        assert await answers(rig.store, (9,)) == {("shutdown", "not_found")}
+
+
+async def test_a_watch_that_says_nothing_any_more_shows_nothing():
+    async with Rig() as rig:
+        rig.desire(1)
+        await rig.until(lambda: rig.running == 1)
+        rig.cluster.lag_seconds = 1e9
+        # Two intervals, and the one for which the last picture counts.
+        await asyncio.sleep(95)
+        assert await answers(rig.store, (9,)) == {("continue", "no_picture")}
+
+
+async def test_a_database_that_is_emptied_twice_ends_nobody():
+    cluster = Cluster()
+    await fleet(cluster)
+    store = empty()
+    async with Rig(store, cluster) as rig:
+        await rig.until(lambda: store.unowned)
+        store.unowned.clear()
+        store.picture = replace(store.picture, seen_at=None)
+        for _ in range(60):
+            await asyncio.sleep(1)
+            assert ("shutdown", "not_found") not in await answers(store, (1, 2, 3))
+        assert await answers(store, (1, 2, 3)) == {("continue", "unowned_pod")}
 
 
 async def test_all_rows_that_end_while_nobody_leads_end_nobody_before_the_guard_has_looked():

@@ -78,13 +78,13 @@ class Picture:
         began_at = _now()
         if said == self._written and began_at - self._written_at < self._interval_seconds / 4:
             return
-        was = self._written if self._written is not None and self._written[0] == lease else None
         before = await self._store.record_picture(
             lease,
             interval_seconds=self._interval_seconds,
             cluster_uid=observed.cluster_uid,
             is_whole=observed.is_whole,
-            unowned=None if was is not None and was[1] == found else found,
+            # Also what stands there already: somebody may have emptied the database.
+            unowned=found,
         )
         self._written, self._written_at = said, began_at
         unknown = {key: pod for key, pod in found.items() if pod.is_unknown}

@@ -214,15 +214,15 @@ class ControlStore:
         interval_seconds: float,
         cluster_uid: str | None,
         is_whole: bool,
-        unowned: Mapping[UUID, UnownedPod] | None,
+        unowned: Mapping[UUID, UnownedPod],
     ) -> PictureBefore:
         """See FleetStore. Together: whoever reads the one reads the others, too."""
 
         async def work(connection: Connection) -> PictureBefore:
             before = await connection.fetchrow(QUERIES["picture_before"])
             await connection.execute(QUERIES["remember_cluster"], cluster_uid)
-            if unowned is not None:
-                await connection.execute(QUERIES["forget_unowned_pods"], list(unowned))
+            await connection.execute(QUERIES["forget_unowned_pods"], list(unowned))
+            if unowned:
                 await connection.execute(
                     QUERIES["record_unowned_pods"],
                     list(unowned),
