@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from structlog.testing import capture_logs
 from tests.contract.test_moves import a_home
+from tests.contract.test_records import answer
 from tests.contract.worlds import (
     PostgresWorld,
     a_pod,
@@ -31,8 +32,9 @@ from tests.store.test_takeover import (
     WRITE_NODES,
 )
 
+from dory_orchestrator.core.directive import DirectiveReason
 from dory_orchestrator.core.grants import GrantRefusal
-from dory_orchestrator.core.model import MoveKind
+from dory_orchestrator.core.model import Directive, MoveKind
 from dory_orchestrator.core.node_health import NodeReason, NodeRecord, NodeState
 from dory_orchestrator.core.plan import Create, Finding, GuardVerdict, MoveStart, Reason, Record
 from dory_orchestrator.metrics import Metrics
@@ -538,3 +540,31 @@ async def waiting_for_lock(world: PostgresWorld, count: int) -> None:
     async with asyncio.timeout(patient(1.5)):
         while await world.connection.fetchval(query) < count:
             await asyncio.sleep(0.01)
+
+
+async def test_who_empties_the_table_of_the_picture_ends_nobody(world):
+    lease = await lead(world)
+    seen = {"interval_seconds": patient(30.0), "cluster_uid": None, "is_whole": True, "unowned": {}}
+    await world.store.record_picture(lease, **seen)
+    assert await answer(world, uuid4()) == (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
+    await world.connection.execute("TRUNCATE orchestrator.picture")
+    assert await answer(world, uuid4()) == (Directive.CONTINUE, DirectiveReason.NO_PICTURE)
+    doubts = await world.store.read_doubts()
+    assert (doubts.age_seconds, doubts.is_whole, doubts.guard_holds) == (None, False, False)
+    assert doubts.database
+    assert (await world.store.record_picture(lease, **seen)).is_taken
+    assert await answer(world, uuid4()) == (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
+
+
+async def test_of_a_database_whose_tables_are_all_emptied_health_is_told(world):
+    lease = await lead(world)
+    await world.store.record_guard(lease, GuardVerdict({"all": (8, 1)}, (a_pod(uuid4()),)))
+    await world.connection.execute(
+        "TRUNCATE orchestrator.picture, orchestrator.fleet, orchestrator.guard,"
+        " orchestrator.leader, orchestrator.ownership, processors CASCADE"
+    )
+    for _ in range(2):
+        directive, _reason = await answer(world, uuid4())
+        assert directive is Directive.CONTINUE
+    doubts = await world.store.read_doubts()
+    assert (doubts.age_seconds, doubts.cluster_uid, doubts.guard_holds) == (None, None, False)

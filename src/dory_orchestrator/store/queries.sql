@@ -971,12 +971,15 @@ WHERE cluster_uid IS NULL AND $1::text IS NOT NULL
 -- record_picture --
 -- $1 term, $2 poll interval in seconds, $3 the uid of the cluster or null, $4 whether it shows all
 -- namespaces. A picture of another cluster than the remembered one is none.
-UPDATE orchestrator.picture
-SET term = $1, interval_seconds = $2, cluster_uid = $3, is_whole = $4,
-    seen_at = CASE WHEN EXISTS (
-        SELECT FROM orchestrator.fleet f WHERE f.cluster_uid <> $3::text
-    ) THEN NULL ELSE now() END
-RETURNING seen_at IS NOT NULL
+-- Somebody may have emptied the table.
+INSERT INTO orchestrator.picture AS p (term, interval_seconds, cluster_uid, is_whole, seen_at)
+VALUES ($1, $2, $3, $4, CASE WHEN EXISTS (
+    SELECT FROM orchestrator.fleet f WHERE f.cluster_uid <> $3::text
+) THEN NULL ELSE now() END)
+ON CONFLICT ((true)) DO UPDATE
+SET term = excluded.term, interval_seconds = excluded.interval_seconds,
+    cluster_uid = excluded.cluster_uid, is_whole = excluded.is_whole, seen_at = excluded.seen_at
+RETURNING p.seen_at IS NOT NULL
 
 -- forget_unowned_pods --
 -- $1 processor ids that pods still bear.
@@ -992,19 +995,18 @@ WHERE (u.namespace, u.pod_name, u.is_unknown)
     IS DISTINCT FROM (excluded.namespace, excluded.pod_name, excluded.is_unknown)
 
 -- picture_before --
-SELECT cluster_uid,
+SELECT (SELECT cluster_uid FROM orchestrator.picture) AS cluster_uid,
     EXISTS (SELECT FROM orchestrator.unowned_pods WHERE is_unknown) AS has_unknown_pods
-FROM orchestrator.picture
 
 -- read_doubts --
 -- $1 how many pods are named. What keeps `shutdown` from being answered.
 SELECT
     current_database()::text AS database,
     COALESCE(host(inet_server_addr()) || ':' || inet_server_port(), 'a local socket') AS server,
-    (SELECT held_since IS NOT NULL FROM orchestrator.guard) AS guard_holds,
+    EXISTS (SELECT FROM orchestrator.guard WHERE held_since IS NOT NULL) AS guard_holds,
     extract(epoch FROM now() - p.seen_at)::float8 AS age_seconds,
-    p.interval_seconds,
-    p.is_whole,
+    COALESCE(p.interval_seconds, 0) AS interval_seconds,
+    COALESCE(p.is_whole, false) AS is_whole,
     p.cluster_uid AS seen_cluster_uid,
     f.cluster_uid,
     (SELECT count(*) FROM orchestrator.unowned_pods WHERE is_unknown) AS unknown_count,
@@ -1012,7 +1014,8 @@ SELECT
         SELECT namespace || '/' || pod_name FROM orchestrator.unowned_pods WHERE is_unknown
         ORDER BY 1 LIMIT $1
     ) AS unknown_pods
-FROM orchestrator.picture p, orchestrator.fleet f
+-- Also where somebody has emptied these tables.
+FROM (SELECT) one LEFT JOIN orchestrator.picture p ON true LEFT JOIN orchestrator.fleet f ON true
 
 -- forget_nodes --
 DELETE FROM orchestrator.nodes WHERE name = ANY ($1::text[])
