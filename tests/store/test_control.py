@@ -544,7 +544,12 @@ async def waiting_for_lock(world: PostgresWorld, count: int) -> None:
 
 async def test_who_empties_the_table_of_the_picture_ends_nobody(world):
     lease = await lead(world)
-    seen = {"interval_seconds": patient(30.0), "cluster_uid": None, "is_whole": True, "unowned": {}}
+    seen: dict[str, Any] = {
+        "interval_seconds": patient(30.0),
+        "cluster_uid": None,
+        "is_whole": True,
+        "unowned": {},
+    }
     await world.store.record_picture(lease, **seen)
     assert await answer(world, uuid4()) == (Directive.SHUTDOWN, DirectiveReason.NOT_FOUND)
     await world.connection.execute("TRUNCATE orchestrator.picture")
