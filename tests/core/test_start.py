@@ -99,7 +99,24 @@ LONG_AGO = NOW - 90.0
         (ours(NEWEST), taken({}), {}, StartReason.LOST_KEYS, True),
         # Where it has just begun, and everything is as if anew.
         (ours(NEWEST, was_read=True), taken({"count": 20}), {}, StartReason.LOOKS_RESET, True),
-        (Start(Lay.UNKNOWN), taken({"count": 20}), {}, StartReason.LOOKS_RESET, True),
+        (Start(Lay.OTHER), taken({"count": 20}), {}, StartReason.LOOKS_RESET, True),
+        (
+            Start(Lay.OWN_SAVE, sha256=stored().sha256),
+            taken({"count": 20}),
+            {},
+            StartReason.LOOKS_RESET,
+            True,
+        ),
+        # Where it is unknown, that its numbers fell shows nothing unless the template says so.
+        (Start(Lay.UNKNOWN), taken({"count": 20}), {}, StartReason.NOT_SHOWN, False),
+        (
+            Start(Lay.UNKNOWN),
+            taken({"count": 20}),
+            {"proof": ["/count"]},
+            StartReason.LOST_KEYS,
+            True,
+        ),
+        (Start(Lay.UNKNOWN), taken({"other": 20}), {}, StartReason.LOST_KEYS, True),
         (ours(NEWEST), taken({"count": 20}, 11.0), {}, StartReason.BEGAN_WITH_NEWEST, False),
         (ours(NEWEST), taken({"count": 450}), {}, StartReason.BEGAN_WITH_NEWEST, False),
         # Older: the smaller loss.

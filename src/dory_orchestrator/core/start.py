@@ -173,9 +173,13 @@ class StartFacts:
 
     @property
     def looks_reset(self) -> bool:
-        """Whether it has just begun, and looks as if it did so from nothing."""
+        """Whether it has just begun, and looks as if it did so from nothing, although it is known
+        what lay there. Where that is unknown, it may as well have begun with a state whose numbers
+        are lower."""
         newest = self.newest
-        if newest is None or self.ran_seconds > max(self.interval_seconds, 1.0):
+        if newest is None or self.start.lay is Lay.UNKNOWN:
+            return False
+        if self.ran_seconds > max(self.interval_seconds, 1.0):
             return False
         return looks_reset(newest.payload, self.capture.payload)
 
