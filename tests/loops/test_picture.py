@@ -125,14 +125,25 @@ async def test_the_picture_is_kept_while_cycles_fail():
         assert await answers(rig.store, (1,)) == {("continue", "deletion_undecided")}
 
 
+async def test_the_picture_is_kept_evenly_while_no_cycle_gets_as_far():
+    async with Rig() as rig:
+        rig.desire(1)
+        await rig.until(lambda: rig.running == 1)
+        await asyncio.sleep(20)
+        rig.store.errors["read_desired"] = StoreUnavailable("down")
+        for _ in range(100):
+            await asyncio.sleep(1)
+            assert now() - (rig.store.picture.seen_at or 0) <= 15.5, "half an interval"
+            assert await answers(rig.store, (9,)) == {("shutdown", "not_found")}
+
+
 @pytest.mark.parametrize("error", [StoreUnavailable("down"), LeaseLost("another leads")])
 async def test_a_picture_that_could_not_be_written_is_written_later(error):
     async with Rig() as rig:
         rig.desire(1, 2)
         await rig.until(lambda: rig.running == 2)
-        # No cycle ends: it is not one of these that writes.
-        rig.store.errors["record_health"] = rig.store.errors["grant"] = StoreUnavailable("down")
-        rig.undesire(1)
+        # No cycle gets as far as that it writes.
+        rig.store.errors["read_desired"] = StoreUnavailable("down")
         rig.store.errors["record_picture"] = error
         await asyncio.sleep(50)
         assert await answers(rig.store, (9,)) == {("continue", "no_picture")}
