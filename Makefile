@@ -40,7 +40,7 @@ kube: setup ## Serve a Kubernetes to try `run --kubeconfig` on, without one; it 
 test: setup ## Every test (embedded PostgreSQL included)
 	@echo "==> tests/acceptance; all other tests run beside it and are told of afterwards"
 	@.venv/bin/pytest --ignore=tests/acceptance -n 2 --dist worksteal -p no:cacheprovider >.others.log 2>&1 & others=$$!; \
-	.venv/bin/pytest tests/acceptance -n 3 --dist load --maxschedchunk 1; status=$$?; \
+	.venv/bin/pytest tests/acceptance -n 2 --dist load --maxschedchunk 1; status=$$?; \
 	wait $$others || status=1; cat .others.log; rm -f .others.log; exit $$status
 
 unit: setup ## Fast tests: no database, no network, no waiting
