@@ -366,12 +366,18 @@ class TestCommand:
         file = tmp_path / "settings.yaml"
         file.write_text("poll_interval: never\n")
         result = call("--config", str(file), "--role", "x")
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         lines = result.stdout.splitlines()
         assert "poll_interval: 'never' (from file" in lines[0] + lines[2]
         assert "role: 'x' (from flag --role)" in lines[0] + lines[2]
         assert "the settings are wrong" in result.stdout
         assert call("--colour", "blue").exit_code == 2
+
+    def test_a_parameter_of_the_database_s_url_that_is_not_supported(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        result = call("--config-db", "postgresql://a:geheim@h/d?sslcrldir=x")
+        assert (result.exit_code, "geheim" in result.output) == (2, False)
+        assert "sslcrldir is not supported" in result.stdout
 
     def test_a_dev_that_does_not_run(self, tmp_path):
         result = call("--data-dir", str(tmp_path))

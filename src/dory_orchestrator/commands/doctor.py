@@ -1,6 +1,6 @@
 """`doctor`: what is wrong with an installation, and how it is mended.
 
-Exit codes: 0 nothing failed, 1 a check failed, 2 the call is wrong.
+Exit codes: 0 nothing failed, 1 a check failed, 2 the call or the settings are wrong.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dory_orchestrator import logs
 from dory_orchestrator.commands import tables
-from dory_orchestrator.commands.asking import FAILED, INTERRUPTED, OUTPUTS, one_line
+from dory_orchestrator.commands.asking import FAILED, INTERRUPTED, OUTPUTS, WRONG_CALL, one_line
 from dory_orchestrator.commands.setting_options import config_option, setting_options
 from dory_orchestrator.commands.showing import print_data
 from dory_orchestrator.core.diagnosis import Finding, Verdict, failed, ok, skipped
@@ -50,7 +50,7 @@ def doctor_command(config: str | None, data_dir: Path | None, output: str, **fla
     """Check settings, database, cluster and network, and say how to mend what is wrong.
 
     It takes settings as `run` does, asks each thing for five seconds at most, and changes nothing.
-    Exit code 1 if a check failed; a warning is no failure.
+    Exit code 1 if a check failed, 2 if `run` would refuse the settings; a warning is no failure.
 
     \b
     Examples:
@@ -60,21 +60,23 @@ def doctor_command(config: str | None, data_dir: Path | None, output: str, **fla
     """
     logs.configure("error", "auto")
     try:
-        is_well = asyncio.run(_report(flags, config, data_dir, output))
+        code = asyncio.run(_report(flags, config, data_dir, output))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    if not is_well:
-        sys.exit(FAILED)
+    sys.exit(code)
 
 
 async def _report(
     flags: Mapping[str, object], config: str | None, data_dir: Path | None, output: str
-) -> bool:
-    """Print all findings; returns whether none failed.
+) -> int:
+    """Print all findings; returns the exit code.
 
     Here, as a name that nobody resolves may hold up the end of the loop.
     """
-    findings = await _examine(flags, config, data_dir)
+    try:
+        findings, code = await _examine(flags, config, data_dir), FAILED
+    except SettingsError as error:
+        findings, code = _of_wrong_settings(error), WRONG_CALL
     is_well = not any(one.verdict is Verdict.FAILED for one in findings)
     if output in ("json", "yaml"):
         rows = [{**asdict(one), "verdict": str(one.verdict)} for one in findings]
@@ -82,23 +84,18 @@ async def _report(
     else:
         click.echo(tables.render(findings_table(findings), wide=output == "wide"))
         click.echo(f"\n{_counted(findings)}")
-    return is_well
+    return 0 if is_well else code
 
 
 async def _examine(
     flags: Mapping[str, object], config: str | None, data_dir: Path | None
 ) -> list[Finding]:
+    """Raises SettingsError."""
     try:
         settings = load(flags, os.environ, Path(config) if config else None).settings
         dev_url = None
         if data_dir is not None or (settings.config_db is None and _endpoints(Path(".dory"))):
             settings, dev_url = _of_dev(flags, data_dir or Path(".dory"))
-    except SettingsError as error:
-        wrong = [
-            failed("settings", problem, "docs/configuration.md lists them all")
-            for problem in error.problems
-        ]
-        return [*wrong, *(skipped(check, "the settings are wrong") for check in _REST)]
     except _NoDev as error:
         missing = failed("settings", str(error), "start it: dory-orchestrator dev")
         return [missing, *(skipped(check, "no `dev` runs there") for check in _REST)]
@@ -107,6 +104,12 @@ async def _examine(
 
     which = "of `dev`" if dev_url else 'as "run --print-config" shows them'
     return [ok("settings", which), *await diagnose(settings, dev_url=dev_url)]
+
+
+def _of_wrong_settings(error: SettingsError) -> list[Finding]:
+    remedy = "docs/configuration.md lists them all"
+    wrong = [failed("settings", problem, remedy) for problem in error.problems]
+    return [*wrong, *(skipped(check, "the settings are wrong") for check in _REST)]
 
 
 class _NoDev(Exception):
