@@ -578,3 +578,29 @@ async def test_one_that_began_with_nothing_is_given_its_state_however_high_it_co
         program = rig.restart("pod-1", {"count": 60})
         await rig.until(14)
         assert program.puts == [{"count": 50}]
+
+
+async def test_what_its_program_is_just_writing_is_not_overwritten():
+    """The client library empties its file, and writes then: as a pod ends, this is what it saves."""
+    rig = Rig(**LOCAL)
+    program = rig.add(1, {"count": 50})
+    async with rig:
+        await rig.until(11.5)
+        program.state = {"count": 60}
+        rig.cluster.states[KEY] = b""
+        await rig.until(21.5)
+        assert (rig.newest(), rig.cluster.states[KEY]) == ({"count": 60}, b"")
+        assert ("document_refused", "unreadable") not in rig.reasons
+        # What is still the same at the next look is broken.
+        program.state = {"count": 70}
+        await rig.until(31.5)
+        assert rig.load() == {"count": 70}
+        # Another moment, another save.
+        rig.cluster.states[KEY] = b""
+        program.state = {"count": 80}
+        await rig.until(41.5)
+        assert rig.cluster.states[KEY] == b""
+        rig.cluster.states[KEY] = b"{"
+        program.state = {"count": 90}
+        await rig.until(51.5)
+        assert rig.cluster.states[KEY] == b"{"

@@ -70,10 +70,13 @@ class Seeder:
         self._tell = tell
         self._complaints: dict[UUID, tuple[str, str]] = {}
         """What was told last of each: looked at again and again, it is told once."""
+        self._unreadable: dict[UUID, str] = {}
+        """Of a document that could not be read while its pod ran, which version that was."""
 
     def forget_complaints(self) -> None:
         """It was another's turn meanwhile."""
         self._complaints.clear()
+        self._unreadable.clear()
 
     async def seed(
         self,
@@ -218,6 +221,8 @@ class Seeder:
         if newest is None or newest.pod_uid != pod.uid:
             return
         stored = await cluster.read_state(pod.namespace, key)
+        if self._is_half_written(key, stored):
+            return
         found = self._read(key, stored)
         _refuse_if_ahead(found, newest)
         if found is not None and found.sha256 == newest.sha256 and not _is_beyond(found, newest):
@@ -284,6 +289,23 @@ class Seeder:
         )
         await cluster.remove_state(state.namespace, key, version=stored.version)
         return True
+
+    def _is_half_written(self, key: UUID, stored: StoredState | None) -> bool:
+        """Whether its program may just be writing what cannot be read: the client library writes
+        into its file, and what it saves as it ends would be lost with the file that we replace.
+        What is the same at the next look is broken.
+        """
+        known = self._unreadable.pop(key, None)
+        if stored is None:
+            return False
+        try:
+            read_document(stored.document, self._limits)
+        except DocumentRefused:
+            if known == stored.version:
+                return False
+            self._unreadable[key] = stored.version
+            return True
+        return False
 
     def _read(self, processor_id: UUID, stored: StoredState | None) -> Document | None:
         if stored is None:
