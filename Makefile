@@ -35,8 +35,8 @@ demo: setup ## Kill an edge node, and watch its processors move to the cloud and
 kube: setup ## Serve a Kubernetes to try `run --kubeconfig` on, without one; it says how to go on
 	.venv/bin/python -m tests.kube.serve
 
-# Most tests wait for most of their time, those of the real service above all: several run at once,
-# and these beside the others.
+# The tests of the real service wait, and start processes that compute: with two of them beside two
+# of the others, two cores are busy nearly all the time.
 test: setup ## Every test (embedded PostgreSQL included)
 	@echo "==> tests/acceptance; all other tests run beside it and are told of afterwards"
 	@.venv/bin/pytest --ignore=tests/acceptance -n 2 --dist worksteal -p no:cacheprovider >.others.log 2>&1 & others=$$!; \

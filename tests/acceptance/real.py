@@ -63,7 +63,7 @@ class RealService:
     def tell(self) -> None:
         """Show what it said, for whoever reads of a test that failed."""
         for line in self._log.read_text().splitlines()[-_TOLD_LINES_MAX:]:
-            if '"level":"debug"' not in line:
+            if '"level": "debug"' not in line:
                 sys.stderr.write(line + "\n")
 
     def children(self, role: str) -> list[psutil.Process]:

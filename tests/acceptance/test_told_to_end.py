@@ -13,6 +13,7 @@ from tests.acceptance.test_fleet import dev
 pytestmark = pytest.mark.timeout(400)
 
 TOLD_SECONDS_MAX = 2.0
+"""The promise, on an idle machine; what it took is printed."""
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from dory_orchestrator.core.checkpoint import (
     StoredCheckpoint,
     document,
     expected_restart_count,
+    has_grown,
     is_same_incarnation,
     judge_document,
     payload_of,
@@ -337,6 +338,12 @@ PROOF = ("/count",)
             DocumentReason.DOUBTFUL,
         ),
         (
+            found_document({"words": [], "at": 1.7e9}),
+            stored({"words": ["a"], "at": 1.6e9}),
+            {"last": UNJUDGED},
+            DocumentReason.DOUBTFUL,
+        ),
+        (
             found_document({"count": 4}),
             NEWEST,
             {"restarted": True, "proof": PROOF},
@@ -358,6 +365,41 @@ PROOF = ("/count",)
 def test_whether_a_document_is_taken(found, newest, options, reason):
     given_options = {"pod_names": NAMES, "last": GIVEN} | options
     assert judge_document(found, newest, **given_options) is reason
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "grown"),
+    [
+        ({"n": 5}, {"n": 6}, True),
+        ({"n": 5}, {"n": 5}, False),
+        ({"n": 5, "m": 5}, {"n": 6, "m": 4}, False),
+        ({"n": 5, "m": 5}, {"n": 6, "m": 5}, True),
+        ({"n": 5}, {"n": 6, "new": 0}, True),
+        ({"n": 5, "word": "a"}, {"n": 6, "word": "b"}, True),
+        # What is missing.
+        ({"n": 5, "m": 5}, {"n": 6}, False),
+        ({"n": 5, "of": {"m": 5}}, {"n": 6, "of": {}}, False),
+        ({"n": 5, "of": {"m": 5}}, {"n": 6, "of": None}, False),
+        ({"n": 5, "words": ["a"]}, {"n": 6, "words": []}, False),
+        ({"n": 5, "words": ["a"]}, {"n": 6, "words": ["b", "c"]}, True),
+        ({"n": 5, "words": ["a"]}, {"n": 6, "words": "a"}, False),
+        # What is nested, and what is deep.
+        ({"of": [{"n": 5}]}, {"of": [{"n": 6}]}, True),
+        ({"of": [{"n": 5}, {"n": 5}]}, {"of": [{"n": 6}, {"n": 4}]}, False),
+        # A clock grows whatever else is lost.
+        ({"at": 1.6e9}, {"at": 1.7e9}, False),
+        ({"at": 1.6e9, "n": 5}, {"at": 1.7e9, "n": 6}, True),
+        ({"at": 1.7e9, "n": 5}, {"at": 1.6e9, "n": 6}, False),
+        ({"n": 10**400}, {"n": 10**400 + 1}, False),
+    ],
+)
+def test_whether_a_program_has_gone_on_from_a_state(before, after, grown):
+    assert has_grown(payload_of(before), payload_of(after)) is grown
+
+
+def test_what_cannot_be_read_has_not_grown():
+    assert not has_grown(b'{"n": 5}', b'{"n": 6')
+    assert not has_grown(b"[" * 100_000, b"[" * 100_000)
 
 
 NAMED = st.sampled_from(["pod-a", "pod-b", "pod-x"])

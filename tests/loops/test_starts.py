@@ -569,6 +569,39 @@ async def test_a_state_whose_giving_was_not_answered_is_not_given_over_what_came
         assert (len(program.puts), rig.restored()) == (puts, True)
 
 
+@pytest.mark.parametrize(
+    ("newest", "began", "later", "proof"),
+    [
+        # It had more before it was to be given anything: that shows nothing.
+        ({"count": 50}, {"count": 60}, {"count": 80}, ()),
+        ({"count": 50, "words": ["a"]}, {"count": 60}, {"count": 80}, ()),
+        ({"count": 50, "words": ["a"]}, {"count": 7, "words": []}, {"count": 80, "words": []}, ()),
+        ({"at": 1.6e9, "words": ["a"]}, {"at": 1.7e9}, {"at": 1.7e9 + 2}, ()),
+        # The template says what shows it.
+        (
+            {"count": 50, "word": "a"},
+            {"count": 7, "word": ""},
+            {"count": 80, "word": ""},
+            ("/word",),
+        ),
+    ],
+)
+async def test_one_that_was_not_reached_is_given_what_it_lacks_whatever_has_grown(
+    newest, began, later, proof
+):
+    rig = Rig(**LOCAL)
+    rig.add(1, newest, proof=proof)
+    async with rig:
+        await rig.until(11.5)
+        rig.cluster.states.clear()
+        program = rig.restart("pod-1", began)
+        program.put_refusal = PodUnreachable("connection refused")
+        await rig.until(12.9)
+        program.state, program.put_refusal = later, None
+        await rig.until(16)
+        assert program.puts == [newest]
+
+
 async def test_one_that_began_with_nothing_is_given_its_state_however_high_it_counts():
     rig = Rig(**LOCAL)
     rig.add(1, {"count": 50})
@@ -595,6 +628,7 @@ async def test_what_its_program_is_just_writing_is_not_overwritten():
         program.state = {"count": 70}
         await rig.until(31.5)
         assert rig.load() == {"count": 70}
+        assert rig.reasons.count(("document_refused", "unreadable")) == 1
         # Another moment, another save.
         rig.cluster.states[KEY] = b""
         program.state = {"count": 80}

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 SAME_READY_SECONDS = 2.0
@@ -443,13 +444,6 @@ def _is_doubtful(found: Document, last: Incarnation | None, restarted: bool) -> 
     return restarted or not last.given
 
 
-def has_grown(before: bytes, after: bytes) -> bool:
-    """Whether no number is lower than it was, and one is higher: so it looks when a program has
-    gone on from a state."""
-    pairs = list(numbers_in_both(before, after))
-    return all(now >= was for was, now in pairs) and any(now > was for was, now in pairs)
-
-
 def place_document(found: Document, newest: StoredCheckpoint | None) -> tuple[int, int]:
     """Epoch and incarnation of a document that is taken: behind the newest checkpoint, and
     before all that later pods will send."""
@@ -520,24 +514,49 @@ def _is_index(key: str) -> bool:
     return key.isascii() and key.isdigit() and len(key) < 10
 
 
-# Numbers ------------------------------------------------------------------------------------
+# What became of a state ---------------------------------------------------------------------
+
+_MOMENT_MIN = 1e9
+"""Of 2001 in seconds: a number that is as high may be a clock, which grows whatever else is lost."""
+
+
+def has_grown(before: bytes, after: bytes) -> bool:
+    """Whether nothing that was there is missing, no number is lower, and one that is no moment is
+    higher: so it looks when a program has gone on from a state. Where it cannot be told, not."""
+    grown = False
+    for was, now in _leaves(before, after):
+        if now is _Nothing or isinstance(was, dict | list):
+            return False
+        if _is_number(was) and _is_number(now):
+            if now < was:
+                return False
+            grown = grown or was < now < _MOMENT_MIN
+    return grown
 
 
 def numbers_in_both(before: bytes, after: bytes) -> Iterator[tuple[float, float]]:
-    """Pairs of finite numbers that stand in the same place of two states, also of what is nested:
-    deep ones are met in turn, not by recursion. None where the states cannot be read."""
+    """Pairs of finite numbers that stand in the same place of two states. None where the states
+    cannot be read."""
+    return (
+        (was, now) for was, now in _leaves(before, after) if _is_number(was) and _is_number(now)
+    )
+
+
+def _leaves(before: bytes, after: bytes) -> Iterator[tuple[Any, Any]]:
+    """What stood in each place of a state, and what stands there now; `_Nothing` where there was
+    no such place, or is none any more. Deep ones are met in turn, not by recursion."""
     try:
         waiting = [(_parse(before), _parse(after))]
     except ValueError:
         return
     while waiting:
-        one, other = waiting.pop()
-        if isinstance(one, dict) and isinstance(other, dict):
-            waiting.extend((one[key], other[key]) for key in one.keys() & other.keys())
-        elif isinstance(one, list) and isinstance(other, list):
-            waiting.extend(zip(one, other, strict=False))
-        elif _is_number(one) and _is_number(other):
-            yield one, other
+        was, now = waiting.pop()
+        if isinstance(was, dict) and isinstance(now, dict):
+            waiting.extend((value, now.get(key, _Nothing)) for key, value in was.items())
+        elif isinstance(was, list) and isinstance(now, list):
+            waiting.extend(zip_longest(was, now, fillvalue=_Nothing))
+        else:
+            yield was, now
 
 
 def _is_number(value: object) -> bool:

@@ -78,7 +78,8 @@ class Life:
     those that the pod refused. `start` and `first` are what it began with, and its first capture.
     `aside_sha256` is what was archived of it last, while it is unprotected. `is_compared`: the
     document that lies there is not ahead of the database. `seed_doubted_from`: see Begun.
-    `posted_sha256` is what it may have been given: the answer was lost.
+    `posted_sha256` is what it may have been given, as the answer was lost: of one that had not
+    outgrown that before, so that it shows.
     """
 
     epoch: int
@@ -129,7 +130,7 @@ class Restorer:
             reason, newest = await self._judge(lease, owned, life, capture)
             if newest is not None:
                 life.has_state = not is_empty(newest.payload)
-                if reason.gives and not _took(life, newest, capture):
+                if reason.gives and not _took(owned, life, newest, capture):
                     capture = await self._give(lease, owned, life, capture, newest)
                 elif reason.is_told:
                     await self._supersede(lease, owned, life, newest, reason)
@@ -285,7 +286,7 @@ class Restorer:
             detail = "what it had is archived: it is given the newest checkpoint"
             self._tell_of(owned, "state_archived", "set_back", detail)
         try:
-            return await self._post(owned, life, newest)
+            return await self._post(owned, life, capture, newest)
         except NotTaken as error:
             if life.gives < _GIVES_MAX and life.refusals < _REFUSALS_MAX:
                 raise
@@ -303,7 +304,9 @@ class Restorer:
         )
         self._tell_of(owned, "unprotected", "restore_failed", detail)
 
-    async def _post(self, owned: Owned, life: Life, newest: StoredCheckpoint) -> Capture:
+    async def _post(
+        self, owned: Owned, life: Life, before: Capture, newest: StoredCheckpoint
+    ) -> Capture:
         if not self._still_ready(owned):
             raise NotTaken("not_given", "it is not ready any more", told=False)
         try:
@@ -313,7 +316,8 @@ class Restorer:
             ):
                 await self._put(owned.pod, b'{"data": ' + newest.payload + b"}")
         except PodUnreachable as error:
-            life.posted_sha256 = newest.sha256
+            if not has_grown(newest.payload, before.payload):
+                life.posted_sha256 = newest.sha256
             raise NotTaken("not_given", f"restoring: {error}") from error
         except PodRefused as error:
             if error.status != _UNAUTHORIZED:
@@ -369,10 +373,14 @@ def _ensure(is_owner: bool) -> None:
         raise NotTaken("not_owner", "another pod owns the processor", told=False)
 
 
-def _took(life: Life, newest: StoredCheckpoint, capture: Capture) -> bool:
+def _took(owned: Owned, life: Life, newest: StoredCheckpoint, capture: Capture) -> bool:
     """Whether it has gone on from what it was posted, although it did not answer: to post that
     again would set it back."""
-    return life.posted_sha256 == newest.sha256 and has_grown(newest.payload, capture.payload)
+    return (
+        life.posted_sha256 == newest.sha256
+        and prove(newest.payload, capture.payload, owned.proof) is None
+        and has_grown(newest.payload, capture.payload)
+    )
 
 
 def _facts(

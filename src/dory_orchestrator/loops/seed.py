@@ -221,9 +221,10 @@ class Seeder:
         if newest is None or newest.pod_uid != pod.uid:
             return
         stored = await cluster.read_state(pod.namespace, key)
-        if self._is_half_written(key, stored):
+        is_broken = stored is not None and self._unreadable.get(key) == stored.version
+        found = self._read(key, stored, told=is_broken)
+        if self._may_be_half_written(key, stored, found):
             return
-        found = self._read(key, stored)
         _refuse_if_ahead(found, newest)
         if found is not None and found.sha256 == newest.sha256 and not _is_beyond(found, newest):
             return
@@ -290,31 +291,30 @@ class Seeder:
         await cluster.remove_state(state.namespace, key, version=stored.version)
         return True
 
-    def _is_half_written(self, key: UUID, stored: StoredState | None) -> bool:
-        """Whether its program may just be writing what cannot be read: the client library writes
-        into its file, and what it saves as it ends would be lost with the file that we replace.
-        What is the same at the next look is broken.
-        """
-        known = self._unreadable.pop(key, None)
-        if stored is None:
-            return False
-        try:
-            read_document(stored.document, self._limits)
-        except DocumentRefused:
-            if known == stored.version:
-                return False
-            self._unreadable[key] = stored.version
-            return True
-        return False
-
-    def _read(self, processor_id: UUID, stored: StoredState | None) -> Document | None:
+    def _read(
+        self, processor_id: UUID, stored: StoredState | None, *, told: bool = True
+    ) -> Document | None:
         if stored is None:
             return None
         try:
             return read_document(stored.document, self._limits)
         except DocumentRefused as error:
-            self._complain(processor_id, "unreadable", f"the stored document: {error}")
+            if told:
+                self._complain(processor_id, "unreadable", f"the stored document: {error}")
             return None
+
+    def _may_be_half_written(
+        self, key: UUID, stored: StoredState | None, found: Document | None
+    ) -> bool:
+        """Whether its program may just be writing what cannot be read: the client library writes
+        into its file, and what it saves as it ends would be lost with the file that we replace.
+        What is the same at the next look is broken.
+        """
+        known = self._unreadable.pop(key, None)
+        if stored is None or found is not None or known == stored.version:
+            return False
+        self._unreadable[key] = stored.version
+        return True
 
     async def _newest(
         self,
